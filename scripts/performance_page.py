@@ -4,7 +4,8 @@ python scripts/performance_page.py           # writes the page
 python scripts/performance_page.py --check   # fails if the page is not what the results give
 
 The text is written by hand; what stands between ``<!-- table NAME -->`` and ``<!-- end -->`` comes from the results.
-Below each table stand the command, date, commit and machine of its measurement.
+Below each table stand the command, date, commit and machine of its measurement, and whether it is of other weights than
+those that ship (docs/shipped_weights.json).
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from shipped_weights import shipped_weights
+
 from echox.api.card import markdown_table
 from echox.evaluation.studies.ablation_report import renew_tables
+from echox.evaluation.subjects.local import weights_notice
 from echox.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,7 +62,15 @@ def source(name: str, result: Result) -> str:
     parts.append(f"weights `{result['weights']}`" if result["weights"] else None)
     kind = "Stored from an older page" if "documented" in result else "Measured"
     line = f"*{kind} ([{name}.json](../benchmarks/results/{name}.json)): {', '.join(part for part in parts if part)}.*"
+    line = " ".join(filter(None, [line, other_weights(name, result)]))
     return textwrap.fill(line, 120, break_long_words=False, break_on_hyphens=False)
+
+
+def other_weights(name: str, result: Result) -> str | None:
+    """What is said of figures of other weights than those that ship; None: they are of these, or of none."""
+    model = "mini" if "mini" in name or "conversation" in name else "nano"
+    kind = "tools" if name.startswith("tool_turns") else "conversation"
+    return weights_notice(result["weights"], shipped_weights()[model], kind)
 
 
 def load_range(load: list[float]) -> str:

@@ -34,6 +34,7 @@ from echox.evaluation.studies.ablation_tests import (
     p_text,
     table_of_tests,
 )
+from echox.evaluation.subjects.local import weights_notice
 from echox.files import write_text
 
 PAGES = ("report.md", "ablations.md", "leaderboard.md")
@@ -100,7 +101,8 @@ def mini_speech(sources: Sources) -> list[str]:
 def cascade(sources: Sources) -> list[str]:
     """Mini and a cascade of the same parts."""
     rows = sources.mini["Beside a cascade of the same ready parts"]
-    return markdown_table(list(rows[0]), [list(row.values()) for row in rows])
+    notice = weights_notice(sources.cascade_weights, sources.shipped["mini"])
+    return [*markdown_table(list(rows[0]), [list(row.values()) for row in rows]), *(["", notice] if notice else [])]
 
 
 def gaps(sources: Sources) -> list[str]:
@@ -121,6 +123,8 @@ def judges(sources: Sources) -> list[str]:
     for one in sources.agreement:
         heard = ", ".join(f"{task['replies']} replies" for task in one["tasks"].values())
         lines += [f"**{one['subject']}** (`{one['model']}`), {heard}:", "", *agreement_markdown(one).splitlines(), ""]
+        notice = weights_notice(one["model"], sources.shipped.get(one["subject"], {}), "subject")
+        lines += [notice, ""] if notice else []
     return lines[:-1]
 
 

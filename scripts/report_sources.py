@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shipped_weights import shipped_weights
+
 from echox.evaluation.scoring.statistics import Interval
 from echox.evaluation.sets.sealed import read_openings
 from echox.evaluation.studies.ablation_report import of_runs
@@ -30,6 +32,8 @@ class Sources:
     agreement: Json
     openings: list[Json]
     published: Json
+    cascade_weights: str | None
+    shipped: dict[str, dict[str, str]]
 
 
 def read_sources(docs: Path = DOCS) -> Sources:
@@ -45,7 +49,9 @@ def read_sources(docs: Path = DOCS) -> Sources:
     ablations, evidence = of_runs(read("ablations.json")), of_runs(read("evidence.json", []))
     words, of_mini = (of_runs(read(f"{study}.json", [])) for study in ("unit_language", "knowledge_mini"))
     agreement = read("agreement.json", [])
-    return Sources(ablations, nano, mini, evidence, words, of_mini, read("gap.json"), agreement, openings, published)
+    cascade = read("../benchmarks/results/mini_cascade.json")["weights"]
+    measured = (ablations, nano, mini, evidence, words, of_mini, read("gap.json"), agreement, openings, published)
+    return Sources(*measured, cascade, shipped_weights())
 
 
 def tables_of(markdown: str) -> dict[str, list[Row]]:

@@ -45,7 +45,7 @@ def test_figures_of_runs_and_records(measured, tmp_path):
     assert "Not measured." in text
 
 
-def test_the_cascade_stands_beside_it(measured, tmp_path):
+def test_the_cascade_stands_beside_it(measured, tmp_path, monkeypatch):
     model, run = measured
     found = {
         "ttfa_s": {"p50": 0.4, "p95": 0.5},
@@ -57,6 +57,11 @@ def test_the_cascade_stands_beside_it(measured, tmp_path):
     result = {"figures": figures, "machine": {"processor": "A CPU"}, "weights": "0123456789ab"}
     (tmp_path / "cascade.json").write_text(json.dumps(result), "utf-8")
     text = write_mini_card(model, [run], tmp_path / "cascade.json", tmp_path / "card.md").read_text("utf-8")
+    assert "Not of what ships" not in text  # of a folder without weights nothing is known
+    ships = {"conversation": "a" * 12, "tools": "b" * 12, "alone": "c" * 12, "subject": "d" * 12}
+    monkeypatch.setattr("echox.evaluation.model_card_mini.weights_of_package", lambda folder: ships)
+    other = write_mini_card(model, [run], tmp_path / "cascade.json", tmp_path / "card.md").read_text("utf-8")
+    assert "**Not of what ships (`aaaaaaaaaaaa`)**: of earlier weights (`0123456789ab`)." in other
     assert "| mini | 2 | 400, 500 ms | 0.250 | 1100 MB | 33.0 % (20.0 to 50.0) |" in text
     assert "| cascade | 2 | 400, 500 ms | 0.125 | 900 MB |" in text
     assert "40 questions, in turn in one process, A CPU, weights `0123456789ab`" in " ".join(text.split())

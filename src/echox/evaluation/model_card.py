@@ -12,6 +12,7 @@ from pathlib import Path
 from echox.api.card import markdown_table, run_name, size_table, training_table
 from echox.evaluation.scoring.schema import JsonObject
 from echox.evaluation.studies.conditions import conditions_table
+from echox.evaluation.subjects.local import weights_notice, weights_of_package
 from echox.files import folder_bytes, write_text
 from echox.training.records.record import RECORD_NAME, log_entries
 
@@ -71,6 +72,7 @@ class Card:
     megabytes: float | None
     conditions: JsonObject | None = None
     agreement: Sequence[JsonObject] = ()
+    other_weights: str | None = None
 
 
 def _score(part: str, name: str) -> Callable[[Card], Score | None]:
@@ -128,14 +130,17 @@ def write_model_card(
         ValueError: a file is missing, not JSON, or lacks a figure.
     """
     model_dir, path = Path(model_dir), Path(path)
+    speed = _read(latency_json) if latency_json is not None else None
+    ships = weights_of_package(model_dir)
     card = Card(
         metrics=_read(metrics_json),
-        latency=_figures(_read(latency_json)) if latency_json is not None else None,
+        latency=_figures(speed) if speed is not None else None,
         voice=_read(voice_json) if voice_json is not None else None,
         record=_read(model_dir / RECORD_NAME),
         megabytes=folder_bytes(model_dir) / 1e6,
         conditions=_figures(_read(conditions_json)) if conditions_json is not None else None,
         agreement=_read_list(agreement_json) if agreement_json is not None else [],
+        other_weights=weights_notice(speed.get("weights"), ships) if speed is not None else None,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     curves = draw_learning_curves(card.record.get("stages", []), path.parent / "images" / CURVES)
@@ -328,7 +333,8 @@ def _speed(card: Card) -> list[str]:
         f"replies of {figures['audio_s']['mean']:.1f} s; {figures['threads']} thread(s) on {figures['machine']}, "
         f"torch {figures['torch']}. Real-time factor {figures['rtf_overall']:.3f} (compute time per second of speech)."
     )
-    return [lead, "", *markdown_table(["milliseconds", "mean", "p50", "p95"], rows)]
+    table = markdown_table(["milliseconds", "mean", "p50", "p95"], rows)
+    return [lead, "", *table, *(["", card.other_weights] if card.other_weights else [])]
 
 
 def _training(card: Card, curves: str | None) -> list[str]:

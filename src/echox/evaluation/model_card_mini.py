@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from echox.api.card import markdown_table, size_table, training_table
 from echox.evaluation.scoring.schema import JsonObject
+from echox.evaluation.subjects.local import weights_notice, weights_of_package
 from echox.evaluation.summary import figures_table, ratios_table, read_summary
 from echox.files import folder_bytes, write_text
 from echox.training.records.record import RECORD_NAME
@@ -78,7 +79,9 @@ def write_mini_card(model: Path, runs: Sequence[Path], cascade: Path | None, out
         ValueError: a run that is not scored, or a folder without records of training.
     """
     tasks: JsonObject = {}
+    ships, notices = weights_of_package(model), []
     for folder in runs:
+        notices.append(weights_notice(read_summary(folder).get("subject", {}).get("key"), ships, "subject"))
         tasks |= {name: task for name, task in read_summary(folder)["tasks"].items() if not name.endswith("-typed")}
     record_path = model / RECORD_NAME
     if not record_path.is_file():
@@ -87,9 +90,9 @@ def write_mini_card(model: Path, runs: Sequence[Path], cascade: Path | None, out
     compared = {name: task for name, task in tasks.items() if "t2t" in task}
     sections = {
         "Parts": markdown_table(["part", "what and from where", "licence"], PARTS),
-        "What hearing and speaking leave": [HOW, "", *ratios_table(compared)],
+        "What hearing and speaking leave": [HOW, "", *ratios_table(compared), *_noted(notices)],
         "Figures": figures_table(tasks),
-        "Beside a cascade of the same ready parts": _cascade(cascade),
+        "Beside a cascade of the same ready parts": _cascade(cascade, ships),
         "Limits": [LIMITS],
         "Training": training_table(record),
         "Size": size_table(record, folder_bytes(model) / 1e6),
@@ -112,7 +115,12 @@ def _wrapped(line: str) -> list[str]:
     return [line] if line.startswith("|") or "\n" in line else textwrap.wrap(line, 120) or [""]
 
 
-def _cascade(path: Path | None) -> list[str]:
+def _noted(notices: Sequence[str | None]) -> list[str]:
+    """Each notice once, below a table."""
+    return [line for notice in dict.fromkeys(notices) if notice for line in ("", notice)]
+
+
+def _cascade(path: Path | None, ships: Mapping[str, str]) -> list[str]:
     if path is None:
         return ["Not measured."]
     result = json.loads(path.read_text(encoding="utf-8"))
@@ -139,4 +147,4 @@ def _cascade(path: Path | None) -> list[str]:
         f"{machine['processor']}, weights `{result['weights']}`."
     )
     heads = ["system", "threads", "first audio p50, p95", "rtf", "peak memory", "right in writing"]
-    return [lead, "", *markdown_table(heads, rows)]
+    return [lead, "", *markdown_table(heads, rows), *_noted([weights_notice(result["weights"], ships)])]

@@ -7,14 +7,13 @@ import sys
 
 import pytest
 
-from echox import EchoX
 from echox.api.loading import best_embedded
-from echox.evaluation.scoring.records import fingerprint
-from echox.evaluation.subjects.local import model_fingerprint
+from echox.evaluation.subjects.local import weights_of_package
 from paths import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
-from performance_page import PAGE, TABLES, read_results, renew_page
+from performance_page import PAGE, TABLES, read_results, renew_page, source
+from shipped_weights import shipped_weights
 
 RESULTS = read_results()
 FIELDS = {"benchmark", "date", "commit", "command", "machine", "torch", "weights", "figures"}
@@ -79,18 +78,27 @@ def test_a_result_says_when_where_and_of_what(name):
         assert result["torch"]
 
 
-def test_figures_are_of_the_weights_that_ship():
-    """What was stored from an older page compares two ways of one thing; it does not say how fast a model is."""
-    measured = {name: one["weights"] for name, one in RESULTS.items() if one["weights"] and "documented" not in one}
-    of_mini = {name: measured.pop(name) for name in list(measured) if "mini" in name or "conversation" in name}
-    assert set(measured.values()) == {model_fingerprint(EchoX.from_pretrained("nano", device="cpu"))}, measured
+def test_what_is_said_to_ship_ships():
+    """docs/shipped_weights.json, by which a page knows whether a record is of what ships."""
+    told = shipped_weights()
+    assert told["nano"] == weights_of_package("nano"), "run python scripts/shipped_weights.py"
     if best_embedded() != "mini":
         pytest.skip("needs the two packages of mini (requirements/mini.txt)")
-    mini = EchoX.from_pretrained("mini", device="cpu")
-    # The weights alone, too: questions of knowledge have no adapter.
-    ships = {False: {fingerprint(mini.model), model_fingerprint(mini)}, True: {model_fingerprint(mini, tools=True)}}
-    others = {name: found for name, found in of_mini.items() if found not in ships[name.startswith("tool_turns")]}
-    assert not others, ships
+    assert told["mini"] == weights_of_package("mini"), "run python scripts/shipped_weights.py"
+
+
+@pytest.mark.parametrize("name", sorted(name for name, one in RESULTS.items() if one["weights"]))
+def test_a_record_of_other_weights_says_so_beside_its_figures(name):
+    kind = "tools" if name.startswith("tool_turns") else "conversation"
+    ships = shipped_weights()["mini" if "mini" in name or "conversation" in name else "nano"]
+    changed = copy.deepcopy(RESULTS[name])
+    changed["weights"] = ships[kind]
+    assert "Not of what ships" not in source(name, changed)
+    for other in ("0123456789ab", ships["alone"]):
+        changed["weights"] = other
+        assert ("Not of what ships" in source(name, changed)) is (other != ships[kind])
+    page = " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert " ".join(source(name, RESULTS[name]).split()) in page
 
 
 @pytest.mark.parametrize("name", sorted(RESULTS))

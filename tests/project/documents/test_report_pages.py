@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 
+from echox.evaluation.scoring.statistics import Interval
 from echox.evaluation.studies.ablation_plan import Plan
 from paths import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
-from report_claims import better_speech, kept_knowledge
+from report_claims import all_claims, better_speech, kept_knowledge, verdict_on
 from report_pages import PAGES, TABLES, knowledge_of_mini, renew_page
 from report_sources import DOCS, read_sources, row_of, tables_of
 
@@ -54,7 +55,8 @@ def test_the_verdict_on_unit_languages_follows_the_intervals(errors, verdict):
             read = {"word_errors": [each] * 10, "reference_words": [10] * 10, "wer": each / 10}
             one = {"name": name, "what": name, "steps": 1000, "items": {}, "t2c": read}
             runs[name] = [one | {"seed": seed} for seed in range(seeds)]
-        return better_speech(replace(SOURCES, unit_language=runs))
+        claim = better_speech(replace(SOURCES, unit_language=runs))
+        return claim.here, claim.figure
 
     found, told = measured(3)
     assert found == f"{verdict} (nano)"
@@ -63,12 +65,12 @@ def test_the_verdict_on_unit_languages_follows_the_intervals(errors, verdict):
     proven = verdict.replace(" by texts, not yet by seeds", "")
     assert measured(5)[0] == f"{proven} (nano)"  # five trainings can give p < .05
     assert measured(1)[0] == "not shown in the published form: too few trainings"
-    assert better_speech(replace(SOURCES, unit_language={}))[0] == "not supported here"
+    assert better_speech(replace(SOURCES, unit_language={})).here == "not supported here"
 
 
 @pytest.mark.parametrize(
     ("direct", "verdict"),
-    [("1111111111", "still writes: no loss seen"), ("0" * 10, "still writes: loss seen by questions")],
+    [("1" * 20, "still writes: no loss seen"), ("0" * 20, "still writes: loses by questions")],
 )
 def test_the_verdict_on_what_is_kept_follows_the_typed_questions(direct, verdict):
     def measured(name, right):
@@ -78,15 +80,107 @@ def test_the_verdict_on_what_is_kept_follows_the_typed_questions(direct, verdict
         aloud = {"llama-questions": {"right": {"s2t_answer": right, "s2s_answer": "0" * len(right)}}}
         return [{"name": name, "seed": 0, "what": name, "items": {}, "typed": typed, "segments": aloud}]
 
-    runs = {"cascade": measured("cascade", "1111100000")}
-    assert kept_knowledge(replace(SOURCES, knowledge_mini=runs))[0].startswith("not tested")
+    runs = {"cascade": measured("cascade", "1" * 10 + "0" * 10)}
+    assert kept_knowledge(replace(SOURCES, knowledge_mini=runs)).here.startswith("not tested")
     runs["direct"] = measured("direct", direct)
-    found, told = kept_knowledge(replace(SOURCES, knowledge_mini=runs))
-    assert verdict in found
-    assert "(1 training): T2T of Web Questions" in told
+    found = kept_knowledge(replace(SOURCES, knowledge_mini=runs))
+    assert verdict in found.here
+    assert "(1 training): T2T of Web Questions" in found.figure
     assert "| `direct` | `cascade` | Web Questions | 1 and 1 |" in "\n".join(
         knowledge_of_mini(replace(SOURCES, knowledge_mini=runs))
     )
+
+
+def other_answers(by_name, name, spoken):
+    """The measurements with other answers of one run, in every way and on every set."""
+    changed = copy.deepcopy(by_name)
+    for result in changed[name]:
+        for way in ("segments", "whole", "typed"):
+            for scores in result.get(way, {}).values():
+                for figure in ("s2t_answer", "s2s_answer", "t2t_answer"):
+                    if figure in scores:
+                        scores[figure] = float(spoken)
+                    if figure in scores.get("right", {}):
+                        scores["right"][figure] = str(spoken) * len(scores["right"][figure])
+    return changed
+
+
+def other_lengths(by_name):
+    changed = copy.deepcopy(by_name)
+    for result in changed["t2c_unit_language_2400"]:
+        result["t2c"]["unit_words_per_word"] = 9.0
+    return changed
+
+
+def other_order(gap):
+    changed = copy.deepcopy(gap)
+    for spaces in changed.values():
+        spaces["hidden"]["p"] = 0.02  # below .05 alone, not among all
+    return changed
+
+
+def worse_segments(by_name):
+    changed = other_answers(by_name, "shipped", 1)
+    for result in changed["shipped"]:
+        for scores in result["segments"].values():
+            scores["right"] = {name: "0" * len(right) for name, right in scores["right"].items()}
+    return changed
+
+
+CHANGES = {
+    "Training a language model to speak": ("evidence", lambda now: other_answers(now, "direct", 1)),
+    "Echo training lets states": ("ablations", lambda now: other_answers(now, "zero_shot", 1)),
+    "Targets made from": ("evidence", lambda now: other_answers(now, "recorded", 0)),
+    "The denoising adapter": ("ablations", lambda now: other_answers(now, "no_adapter", 0)),
+    "The denoising loss": ("ablations", lambda now: other_answers(now, "no_denoising_loss", 1)),
+    "A unit language shortens": ("ablations", other_lengths),
+    "A unit language makes": ("unit_language", lambda now: {name: now[name] for name in now if "words" not in name}),
+    "Streaming costs": ("knowledge_mini", worse_segments),
+    "Language-model states": ("gap", other_order),
+    "A speech model keeps": ("knowledge_mini", lambda now: other_answers(now, "direct", 1)),
+}
+"""A change of the measurements behind each verdict that turns it; the other claims could not be tested."""
+
+
+def test_every_verdict_follows_its_figures():
+    now = {claim.claim: claim for claim in all_claims(SOURCES)}
+    untested = [one for one in now.values() if one.primary == "none"]
+    assert {one.here for one in untested} == {"not comparable", "not testable here"}
+    assert len(CHANGES) + len(untested) == len(now)
+    for start, (source, change) in CHANGES.items():
+        changed = all_claims(replace(SOURCES, **{source: change(getattr(SOURCES, source))}))
+        (after,) = [claim for claim in changed if claim.claim.startswith(start)]
+        assert after.here != now[after.claim].here, start
+        assert after.primary == now[after.claim].primary
+
+
+@pytest.mark.parametrize(
+    ("ends", "p_items", "p_seeds", "seeds", "verdict"),
+    [
+        ((0.01, 0.2), 0.001, 0.01, (5, 5), "supported"),
+        ((0.01, 0.2), 0.001, 0.1, (3, 3), "supported by items, not by trainings"),
+        ((0.01, 0.2), 0.001, None, (1, 1), "supported by items, of one training each"),
+        ((0.01, 0.2), None, 0.1, (3, 2), "supported by items, not by trainings"),
+        ((0.01, 0.2), 0.094, 0.1, (3, 3), "not shown: p over items 0.094 after correction for all tests of its table"),
+        ((0.0, 0.2), 0.001, 0.01, (5, 5), "not shown: chance gives as much"),
+        ((-0.2, -0.1), 0.001, 0.01, (5, 5), "not supported: the contrary is seen"),
+    ],
+)
+def test_a_verdict_asks_for_interval_items_and_trainings(ends, p_items, p_seeds, seeds, verdict):
+    assert verdict_on(Interval(0.1, *ends, 100), p_items, p_seeds, seeds) == verdict
+
+
+def test_figures_of_other_weights_say_so():
+    page = (DOCS / "report.md").read_text(encoding="utf-8")
+    shipped = SOURCES.shipped["mini"]
+    ours = "\n".join(TABLES["report.md"]["cascade"](replace(SOURCES, cascade_weights=shipped["conversation"])))
+    assert "Not of what ships" not in ours
+    for other, told in (("0123456789ab", "of earlier weights"), (shipped["alone"], "of its weights alone")):
+        drawn = "\n".join(TABLES["report.md"]["cascade"](replace(SOURCES, cascade_weights=other)))
+        assert f"**Not of what ships (`{shipped['conversation']}`)**: {told} (`{other}`)" in drawn
+    for one in SOURCES.agreement:
+        other = one["model"] != SOURCES.shipped[one["subject"]]["subject"]
+        assert (f"of earlier weights (`{one['model']}`)" in page) is other
 
 
 def test_tables_of_a_card_are_read_by_their_headings():

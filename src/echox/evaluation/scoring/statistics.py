@@ -176,11 +176,16 @@ def bootstrap_crossed(
     counts = np.ones(items) if per is None else np.asarray(per, float)
     if len(counts) != items or not (counts > 0).all():
         raise ValueError(f"expected a number above 0 for each of {items} items, found {counts.tolist()}")
-    draws = np.empty(resamples)
+    of_items, of_seeds = np.empty((resamples, items), int), [np.empty((resamples, len(one)), int) for one in tables]
     for number in range(resamples):
-        chosen = rng.integers(items, size=items)
-        means = [one[rng.integers(len(one), size=len(one))][:, chosen].mean() for one in tables]
-        draws[number] = (means[0] - sum(means[1:])) / counts[chosen].mean()
+        of_items[number] = rng.integers(items, size=items)
+        for drawn in of_seeds:
+            drawn[number] = rng.integers(drawn.shape[1], size=drawn.shape[1])
+    often = _how_often(of_items)
+    means = [
+        ((often @ one.T) * _how_often(drawn)).sum(1) / one.size for one, drawn in zip(tables, of_seeds, strict=True)
+    ]
+    draws = (means[0] - sum(means[1:])) / (often @ counts / items)
     found = (tables[0].mean() - sum(float(one.mean()) for one in tables[1:])) / counts.mean()
     each = (tables[0].mean(0) - sum(one.mean(0) for one in tables[1:])) / counts
     bounds = bounds or (SHARE if minus is None else DIFFERENCE)
@@ -352,6 +357,13 @@ def holm(values: Sequence[float]) -> list[float]:
     corrected = np.empty(len(values))
     corrected[order] = np.minimum(np.maximum.accumulate(raised), 1.0)
     return [float(value) for value in corrected]
+
+
+def _how_often(places: np.ndarray) -> np.ndarray:
+    """(draws, size): how often each place is in each draw (draws, size) of as many places."""
+    draws, size = places.shape
+    flat = (places + size * np.arange(draws)[:, None]).ravel()
+    return np.bincount(flat, minlength=draws * size).reshape(draws, size)
 
 
 def _percentiles(draws: np.ndarray, confidence: float) -> tuple[float, float]:

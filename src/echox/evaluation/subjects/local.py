@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from echox.api import EchoX
 from echox.evaluation.scoring.records import fingerprint
@@ -20,6 +21,45 @@ def model_fingerprint(model: EchoX, *details: object, tools: bool = False) -> st
     if not tools and model.talk_head is not None:
         beside |= {f"talk_head.{name}": value for name, value in model.talk_head.state_dict().items()}
     return fingerprint(model.model, adapter.scale, *details, beside=beside)
+
+
+def weights_of_package(folder: str | Path) -> dict[str, str]:
+    """Hashes of a packaged model, by which a record says what it was measured of.
+
+    Args:
+        folder: of the package, or the name of an embedded one.
+
+    Returns:
+        ``conversation`` and ``tools`` (`model_fingerprint`), ``alone`` (the weights without what stands beside them),
+        ``subject`` (the key of `LocalSubject`); nothing where the folder holds no model, only its records.
+    """
+    if Path(folder).is_dir() and not (Path(folder) / "config.json").is_file():
+        return {}
+    model = EchoX.from_pretrained(str(folder), device="cpu")
+    return {
+        "conversation": model_fingerprint(model),
+        "tools": model_fingerprint(model, tools=True),
+        "alone": fingerprint(model.model),
+        "subject": LocalSubject(model).key,
+    }
+
+
+def weights_notice(found: str | None, ships: Mapping[str, str], kind: str = "conversation") -> str | None:
+    """What is said beside figures that are not of the package; None: they are, or it is not known.
+
+    Args:
+        found: hash of what was measured.
+        ships: `weights_of_package`.
+        kind: which of them it should be.
+    """
+    if found is None or not ships or found == ships[kind]:
+        return None
+    if found == ships["alone"]:
+        return (
+            f"**Not of what ships (`{ships[kind]}`)**: of its weights alone (`{found}`), before adapters stood beside "
+            "them."
+        )
+    return f"**Not of what ships (`{ships[kind]}`)**: of earlier weights (`{found}`)."
 
 
 class LocalSubject:
