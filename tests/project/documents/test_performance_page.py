@@ -12,7 +12,7 @@ from echox.evaluation.subjects.local import weights_of_package
 from paths import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
-from performance_page import PAGE, TABLES, read_results, renew_page, source
+from performance_page import PAGE, TABLES, other_weights, read_results, renew_page, source
 from shipped_weights import shipped_weights
 
 RESULTS = read_results()
@@ -91,12 +91,9 @@ def test_what_is_said_to_ship_ships():
 def test_a_record_of_other_weights_says_so_beside_its_figures(name):
     kind = "tools" if name.startswith("tool_turns") else "conversation"
     ships = shipped_weights()["mini" if "mini" in name or "conversation" in name else "nano"]
-    changed = copy.deepcopy(RESULTS[name])
-    changed["weights"] = ships[kind]
-    assert "Not of what ships" not in source(name, changed)
-    for other in ("0123456789ab", ships["alone"]):
-        changed["weights"] = other
-        assert ("Not of what ships" in source(name, changed)) is (other != ships[kind])
+    assert other_weights(name, {"weights": ships[kind]}) is None
+    for other in {"0123456789ab", ships["alone"]} - {ships[kind]}:
+        assert f"(`{other}`)" in str(other_weights(name, {"weights": other}))
     page = " ".join(PAGE.read_text(encoding="utf-8").split())
     assert " ".join(source(name, RESULTS[name]).split()) in page
 

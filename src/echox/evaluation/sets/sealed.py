@@ -6,8 +6,8 @@ for what. A seal is no lock: anyone who means to can write the questions anew fr
 read without meaning to, and keeps the record of when they were.
 
 Until 2026-11-30 only the test sets left them out; docs/evaluation.md lists what had read some of them by then. No
-figure of hearing, answering aloud or speaking was made with one. Of each, its fact is in training and its template,
-filled with other facts, in the questions that are looked at.
+figure of answers (S2T, S2S) was made with one. Of each, its fact is in training and its template, filled with other
+facts, in the questions that are looked at.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ def refuse_sealed(rows: Sequence[tuple[str, object]], path: Path) -> None:
 def draw_nano_seal(count: int = 300, seed: int = 0) -> Seal:
     """Draw sealed questions from nano's held-out ones, balanced over topics.
 
-    Left out are all that any figure of hearing, answering aloud or speaking was made with: the spoken held-out
+    Left out are all that a figure of answers (S2T, S2S) was made with: the spoken held-out
     questions and dialogues, the typed ones in the package, and the first `LOOKED_AT` of task nano-questions. That
-    leaves questions which were only part of one figure: the share of typed questions that are answered exactly.
+    leaves questions of the share of typed ones that are answered exactly, and what stages choose and measure with.
 
     Args:
         count: number of questions.
