@@ -74,9 +74,9 @@ def refuse_sealed(rows: Sequence[tuple[str, object]], path: Path) -> None:
 def draw_nano_seal(count: int = 300, seed: int = 0) -> Seal:
     """Draw sealed questions from nano's held-out ones, balanced over topics.
 
-    Left out are all that a figure of answers (S2T, S2S) was made with: the spoken held-out
-    questions and dialogues, the typed ones in the package, and the first `LOOKED_AT` of task nano-questions. That
-    leaves questions of the share of typed ones that are answered exactly, and what stages choose and measure with.
+    Left out are all that a figure of answers (S2T, S2S) was made with: the spoken held-out questions and dialogues, the
+    typed ones in the package, and the first `LOOKED_AT` of task nano-questions. That leaves questions of the share of
+    typed ones that are answered exactly, and what stages choose and measure with.
 
     Args:
         count: number of questions.
