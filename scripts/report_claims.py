@@ -303,15 +303,19 @@ def own_targets(sources: Sources) -> Claim:
     )
 
 
-def of_ablations(sources: Sources, claim: str, one: str, other: str, what: str) -> Claim:
-    """A claim that a pair of the ablations tests, with its difference on new voices beside it."""
+ABLATED = {"no_adapter": "The denoising adapter helps", "no_denoising_loss": "The denoising loss helps"}
+"""Claims that a run of the ablations without a part tests."""
+
+
+def tested_by_ablations(sources: Sources, name: str) -> Claim:
+    """One of `ABLATED`, with its difference on new voices beside it."""
     rows = pair_tests(sources.ablations, Plan.read(RUNS / "ablations.yaml").tests)
-    seen, new = (of_pair(rows, one, other, side) for side in (SEEN, NEW))
+    seen, new = (of_pair(rows, "echo", name, side) for side in (SEEN, NEW))
     return Claim(
-        claim,
-        f"S2S of `{one}` less `{other}`, known voices",
+        ABLATED[name],
+        f"S2S of `echo` less `{name}`, known voices",
         f"{verdict_of(seen)} (nano)",
-        f"{what}: {told(seen)}, on new voices {told(new)}; which questions were right was not recorded",
+        f"with less without: {told(seen)}, on new voices {told(new)}; which questions were right was not recorded",
     )
 
 
@@ -403,13 +407,11 @@ def untestable(sources: Sources) -> tuple[Claim, Claim, Claim]:
 def all_claims(sources: Sources) -> list[Claim]:
     """Each claim of the paper: what is found here, and the figure that says so."""
     tokens, best_models, people = untestable(sources)
-    adapter, loss = "The denoising adapter helps", "The denoising loss helps"
     return [
         cost_of_speaking(sources),
         states_spoken(sources),
         own_targets(sources),
-        of_ablations(sources, adapter, "echo", "no_adapter", "with less without"),
-        of_ablations(sources, loss, "echo", "no_denoising_loss", "with less without"),
+        *(tested_by_ablations(sources, name) for name in ABLATED),
         shorter_sequence(sources),
         better_speech(sources),
         streaming(sources),

@@ -22,6 +22,7 @@ from echox.evaluation.evidence.listening import (
     score_sheets,
     spoken_replies,
 )
+from echox.evaluation.scoring.statistics import unseen_share
 from echox.files import write_lines
 
 QUESTIONS = 6
@@ -111,9 +112,9 @@ def test_preferences_are_scored(sheet, tmp_path):
     assert (one["for_first"], one["equal"], one["for_second"]) == (0, 5, 5)
     assert one["preference"]["mean"] == pytest.approx(-0.5)
     assert one["preference"]["low"] == pytest.approx(-1.0)  # another panel might be all fond ...
-    assert one["preference"]["high"] == pytest.approx(0.0)  # ... or all unsure
+    assert one["preference"]["high"] == pytest.approx(-0.5 + 1.5 * unseen_share(5))  # ... or unsure; five pairs are few
     assert one["p"] == pytest.approx(2 / 2**5)
-    assert "| loud | soft | helpful | 0 / 5 / 5 | -50 (-100 to +0) | 0.062 |" in preferences_markdown(found)
+    assert "| loud | soft | helpful | 0 / 5 / 5 | -50 (-100 to +28) | 0.062 |" in preferences_markdown(found)
     rng = random.Random(1)
     careless = answer(tmp_path, key, "careless", lambda pair: rng.choice((pair["A"], pair["B"])))
     assert score_sheets(path, [careless])["consistency"]["helpful"] in (0.0, 0.5, 1.0)
