@@ -307,7 +307,7 @@ ABLATED = {"no_adapter": "The denoising adapter helps", "no_denoising_loss": "Th
 """Claims that a run of the ablations without a part tests."""
 
 
-def tested_by_ablations(sources: Sources, name: str) -> Claim:
+def from_ablations(sources: Sources, name: str) -> Claim:
     """One of `ABLATED`, with its difference on new voices beside it."""
     rows = pair_tests(sources.ablations, Plan.read(RUNS / "ablations.yaml").tests)
     seen, new = (of_pair(rows, "echo", name, side) for side in (SEEN, NEW))
@@ -411,7 +411,7 @@ def all_claims(sources: Sources) -> list[Claim]:
         cost_of_speaking(sources),
         states_spoken(sources),
         own_targets(sources),
-        *(tested_by_ablations(sources, name) for name in ABLATED),
+        *(from_ablations(sources, name) for name in ABLATED),
         shorter_sequence(sources),
         better_speech(sources),
         streaming(sources),

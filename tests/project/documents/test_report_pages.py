@@ -17,13 +17,13 @@ from report_claims import (
     all_claims,
     better_speech,
     cost_of_speaking,
+    from_ablations,
     kept_knowledge,
     order_of_states,
     own_targets,
     shorter_sequence,
     states_spoken,
     streaming,
-    tested_by_ablations,
     verdict_on,
 )
 from report_pages import PAGES, TABLES, knowledge_of_mini, renew_page
@@ -144,11 +144,11 @@ CHANGES = {
     cost_of_speaking: ("evidence", lambda now: other_answers(now, "direct", 1)),
     states_spoken: ("ablations", lambda now: other_answers(now, "zero_shot", 1)),
     own_targets: ("evidence", lambda now: other_answers(now, "recorded", 0)),
-    functools.partial(tested_by_ablations, name="no_adapter"): (
+    functools.partial(from_ablations, name="no_adapter"): (
         "ablations",
         lambda now: other_answers(now, "no_adapter", 0),
     ),
-    functools.partial(tested_by_ablations, name="no_denoising_loss"): (
+    functools.partial(from_ablations, name="no_denoising_loss"): (
         "ablations",
         lambda now: other_answers(now, "no_denoising_loss", 1),
     ),
