@@ -1,6 +1,7 @@
 """Servers whose answers are broken: one item fails and says why, whatever is broken, and the run goes on."""
 
 import base64
+import contextlib
 import json
 import socketserver
 import threading
@@ -15,10 +16,19 @@ from echox.evaluation.judges.asr import OpenAICompatibleASR
 from echox.evaluation.run import run_tasks
 from echox.evaluation.sets.items import EvalItem
 from echox.evaluation.sets.tasks import Task
+from echox.evaluation.subjects.endpoint import Endpoint
 from echox.evaluation.subjects.remote import RemoteSubject
 from echox.preparation.rewrite import Rewriter
 from tiny_echox import tone
 
+CLIENTS = {
+    "endpoint": lambda url: Endpoint(url).get("/models"),
+    "stream": lambda url: list(Endpoint(url).stream("/chat/completions", {})),
+    "subject": RemoteSubject,
+    "judge": lambda url: OpenAICompatibleASR(url, "model").transcribe([np.zeros(160, np.float32)], 16000),
+    "speech": lambda url: OpenAICompatible(url).synthesize("Hello.", Voice("openai", "alloy")),
+    "rewriter": lambda url: Rewriter(url, "model")("Hello."),
+}
 QUESTION = [{"role": "user", "content": "Where?"}]
 
 
@@ -62,28 +72,40 @@ BROKEN_REPLIES = {
 }
 
 
-@pytest.fixture
-def server():
-    """A server that gives the bytes of ``answers``, one after the other, the last for ever, and hangs up."""
+@contextlib.contextmanager
+def serving():
+    """A server that gives the bytes of ``answers``, one after the other, the last for ever, and hangs up.
+
+    ``keys`` are the Authorization headers that it was sent.
+    """
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self):
             length = 0
             while (line := self.rfile.readline().strip()) != b"":
-                if line.lower().startswith(b"content-length:"):
-                    length = int(line.split(b":")[1])
+                name, _, value = line.partition(b":")
+                if name.lower() == b"content-length":
+                    length = int(value)
+                elif name.lower() == b"authorization":
+                    self.server.keys.append(value.strip().decode())
             self.rfile.read(length)
             answers = self.server.answers
             self.wfile.write(answers.pop(0) if len(answers) > 1 else answers[0])
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
+        server.daemon_threads, server.keys = True, []
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         server.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
         yield server
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def server():
+    with serving() as found:
+        yield found
 
 
 @pytest.mark.parametrize("broken", [*BROKEN_HTTP, *BROKEN_REPLIES])
@@ -109,11 +131,22 @@ def test_every_client_says_what_is_broken(server, broken):
         RemoteSubject(server.url)
     with pytest.raises(ValueError, match="expected .* found ."):
         list(subject.events({}))
-    if broken != "another place":
-        with pytest.raises((ValueError, ConnectionError)):
-            OpenAICompatible(server.url, "model", timeout_s=5.0).synthesize("Hello.", Voice("openai", "alloy"))
-        with pytest.raises(ConnectionError):
-            Rewriter(server.url, "model", timeout_s=5.0)("Hello.")
+    with pytest.raises((ValueError, ConnectionError)):
+        OpenAICompatible(server.url, "model", timeout_s=5.0).synthesize("Hello.", Voice("openai", "alloy"))
+    with pytest.raises(ConnectionError):
+        Rewriter(server.url, "model", timeout_s=5.0)("Hello.")
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
+def test_a_key_does_not_follow_a_redirect(server, client, status, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    with serving() as other:
+        other.answers = [answer(completion())]
+        server.answers = [answer(b"", status, more=f"Location: {other.url}/elsewhere\r\n")]
+        with pytest.raises((ValueError, ConnectionError), match=status[:3]):
+            CLIENTS[client](server.url)
+        assert server.keys == ["Bearer secret"] and other.keys == []
 
 
 @pytest.mark.parametrize("event", [b"data: {", b"data: 7", b"data: \xff", b"data: " + b"[" * 100000])

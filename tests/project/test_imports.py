@@ -18,9 +18,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # docs/architecture.md: a room (a folder, or a file of the package itself) may import the rooms of lower floors only.
 FLOORS = (
-    "audio_decoding device errors evaluation/interop/plugins files models models/decoding models/quantization "
-    "models/text models/unit_language process_memory process_threads serving/turn_detection speech_detection "
-    "template_worker timeouts tool_calls verbalization/english/words verbalization/reading",
+    "audio_decoding device errors evaluation/interop/plugins files keyed_requests models models/decoding "
+    "models/quantization models/text models/unit_language process_memory process_threads serving/turn_detection "
+    "speech_detection template_worker timeouts tool_calls verbalization/english/words verbalization/reading",
     "audio config models/conversion/file_formats models/t2c models/towers models/turns models/vocoder templates "
     "verbalization/english/rules",
     "data/engines data/features models/echox training/control verbalization/english",
@@ -58,6 +58,8 @@ HEAVY = {
     "uvicorn",
     "wandb",
 }
+# Who opens addresses with urllib: `fetch` sends no keys, whoever has a key takes `open_keyed`.
+OPEN_ADDRESSES = {"keyed_requests.py", "data/corpora/fetch.py"}
 # Made of these libraries' classes, and imported inside functions only.
 SUBCLASSES = {
     "serving/access/uvicorn_protocols.py": {"uvicorn"},
@@ -181,6 +183,15 @@ def test_models_could_be_lifted_into_transformers():
             if not (sibling or first in MODEL_LIBRARIES or first in sys.stdlib_module_names):
                 strangers.append(f"{path.relative_to(PACKAGE)}:{line} imports {name}")
     assert not strangers, "\n".join(strangers)
+
+
+def test_every_request_with_a_key_refuses_redirects():
+    found = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in FILES
+        if any(name.startswith(("urllib.request", "http.client.HTTPConnection")) for _, name in imports_of(path))
+    }
+    assert found == OPEN_ADDRESSES, "open addresses with echox.keyed_requests.open_keyed"
 
 
 def test_serving_sees_only_the_model_and_its_streams():

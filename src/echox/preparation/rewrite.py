@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import urllib.request
 from http.client import HTTPException
+
+from echox.keyed_requests import open_keyed
 
 INSTRUCTION = (
     "Rewrite the text as a person would say it aloud: short, natural sentences, the same meaning and language, "
@@ -33,12 +34,10 @@ class Rewriter:
         """
         messages = [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": text}]
         body = {"model": self.model, "messages": messages, "temperature": 0}
-        headers = {"Content-Type": "application/json"}
-        if key := os.environ.get("OPENAI_API_KEY"):
-            headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(f"{self.base_url}/chat/completions", json.dumps(body).encode(), headers)
+        url, headers = f"{self.base_url}/chat/completions", {"Content-Type": "application/json"}
+        key = os.environ.get("OPENAI_API_KEY")
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout_s) as response:
+            with open_keyed(url, json.dumps(body).encode(), headers, key, self.timeout_s) as response:
                 return str(json.load(response)["choices"][0]["message"]["content"]).strip()
         except (OSError, HTTPException, ValueError, RecursionError, LookupError, TypeError) as error:
             raise ConnectionError(f"{self.base_url}: no rewritten text for {text[:60]!r}: {error!r}") from error

@@ -1,13 +1,10 @@
-"""Requests whose cost was far above their size, and a key that was sent along with redirects."""
+"""Requests whose cost was far above their size."""
 
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from echox.evaluation.subjects.endpoint import Endpoint
 from echox.serving.protocol.events import EventError
 from echox.serving.protocol.limits import Limits
 from echox.serving.protocol.wire import AudioFormat
@@ -47,28 +44,3 @@ def test_fields_of_an_assistant_message_are_bounded(source):
     service = SimpleNamespace(limits=Limits(max_text_chars=100, max_items=3))
     with pytest.raises(EventError, match="expected at most"):
         _read_assistant_fields(service, source, "messages[0]", None)
-
-
-def test_the_key_does_not_follow_a_redirect():
-    keys = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            if self.path == "/v1/models":
-                self.send_response(302)
-                self.send_header("Location", f"http://localhost:{self.server.server_port}/elsewhere")
-            else:
-                keys.append(self.headers.get("Authorization"))
-                self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *args):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(ValueError, match="HTTP 302"):
-            Endpoint(f"http://127.0.0.1:{server.server_port}/v1", "secret").get("/models")
-        server.shutdown()
-    assert keys == []

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import urllib.request
 from http.client import HTTPException
 
 from echox.audio import load_audio
 from echox.data.engines.engine import SAMPLING_RATE, SynthesizedSpeech, Voice
+from echox.keyed_requests import open_keyed
 
 
 class OpenAICompatible:
@@ -45,12 +45,9 @@ class OpenAICompatible:
         if voice.pitch != 1.0:
             raise ValueError(f"voice.pitch: expected 1.0 (the protocol has no pitch), found {voice.pitch}; leave it")
         body = {"model": self.model, "input": text, "voice": voice.name, "response_format": "wav", "speed": voice.speed}
-        headers = {"Content-Type": "application/json"}
-        if self.api_key:
-            headers["Authorization"] = f"Bearer {self.api_key}"
-        request = urllib.request.Request(f"{self.base_url}/audio/speech", json.dumps(body).encode(), headers)
+        url, headers = f"{self.base_url}/audio/speech", {"Content-Type": "application/json"}
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout_s) as response:
+            with open_keyed(url, json.dumps(body).encode(), headers, self.api_key, self.timeout_s) as response:
                 audio = response.read()
         except (OSError, HTTPException) as error:
             raise ConnectionError(f"speech server {self.base_url}: no speech for {text[:60]!r}: {error}") from error

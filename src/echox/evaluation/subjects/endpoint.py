@@ -5,24 +5,15 @@ from __future__ import annotations
 import json
 import os
 import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from http.client import HTTPException, HTTPMessage, HTTPResponse
-from typing import IO, Any
+from http.client import HTTPException, HTTPResponse
+from typing import Any
 
 from echox.evaluation.scoring.schema import JsonObject
+from echox.keyed_requests import open_keyed
 
 _BROKEN = (OSError, HTTPException)
 """What a connection raises that ends too early, or an answer that is no HTTP: neither is a ValueError."""
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows no redirects: urllib would send the key to any host that a redirect names."""
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> None:
-        """None: urllib then raises the redirect as an HTTPError."""
 
 
 class Endpoint:
@@ -93,12 +84,8 @@ class Endpoint:
                 raise ValueError(f"{self.url}{path}: expected a JSON answer, found {_found(error)}") from error
 
     def _open(self, path: str, data: bytes | None, headers: dict[str, str]) -> HTTPResponse:
-        if self._key:
-            headers = {**headers, "Authorization": f"Bearer {self._key}"}
-        request = urllib.request.Request(self.url + path, data, headers)
         try:
-            response: HTTPResponse = urllib.request.build_opener(_NoRedirects).open(request, timeout=self._timeout_s)
-            return response
+            return open_keyed(self.url + path, data, headers, self._key, self._timeout_s)
         except urllib.error.HTTPError as error:
             try:
                 detail = error.read(500).decode("utf-8", "replace")
