@@ -146,7 +146,8 @@ def test_a_key_does_not_follow_a_redirect(server, client, status, monkeypatch):
         server.answers = [answer(b"", status, more=f"Location: {other.url}/elsewhere\r\n")]
         with pytest.raises((ValueError, ConnectionError), match=status[:3]):
             CLIENTS[client](server.url)
-        assert server.keys == ["Bearer secret"] and other.keys == []
+        assert server.keys == ["Bearer secret"]
+        assert other.keys == []
 
 
 @pytest.mark.parametrize("event", [b"data: {", b"data: 7", b"data: \xff", b"data: " + b"[" * 100000])
