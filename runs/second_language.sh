@@ -38,6 +38,7 @@ stage echo nano/echo "data.speech=[$out/speech/dialogues.jsonl]" "data.text=[$ou
   data.evaluation_items=2 data.samples=1 targets.max_unit_words=32 targets.allow_silence=true
 # 7. One folder.
 stage package nano/package parts.echo=$out/echo parts.vocoder=$out/vocoder output_dir=$out/package \
+  generation.spoken_language=de \
   "parts.records=[$out/lm, $out/encoder, $out/units, $out/vocoder, $out/s2t, $out/t2c, $out/echo]"
 # 8. A judge of the reply voice: the speech encoder of step 3, trained further on recordings only, never on speech from units.
 stage judge nano/judge "data.manifests=[$out/speech/replies.jsonl]" data.phones=$out/phones.json data.tokenizer=$out/tokenizer \

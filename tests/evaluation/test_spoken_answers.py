@@ -33,6 +33,7 @@ class Knows:
     name: str = "knows"
     key: str = "knows"
     folder: None = None
+    spoken_language: str = "en"
     systems: tuple[str, ...] = ()
 
     def answer(self, messages, speak=True):
@@ -114,6 +115,20 @@ def test_what_was_spoken_and_judged_is_not_repeated(questions, tmp_path, monkeyp
     assert run_tasks([spoken], Knows(), judge, tmp_path / "run", control=voice) == first
     assert judge.asked == 4
     assert "t2t" not in first["tasks"]["qa"]
+
+
+@pytest.mark.parametrize(
+    ("language", "spoken"), [("en", "the paper kept five notes"), ("de", "the paper kept 5 notes")]
+)
+def test_the_control_is_read_by_the_rules_of_the_models_language(language, spoken, tmp_path, monkeypatch):
+    heard = []
+    voice = Loud()
+    voice.synthesize = lambda text, voice: heard.append(text) or SynthesizedSpeech(tone(0.2), RATE)
+    monkeypatch.setattr(control, "create_synthesizer", lambda engine: voice)
+    reply = {"id": "a", "key": "k", "text": "it kept 5 notes", "audio": None, "error": None}
+    monkeypatch.setattr(control, "recorded_replies", lambda folder, keys: [reply])
+    list(control.speak_control(tmp_path, Voice("loud", "voice"), HalfDeaf(), ["k"], language))
+    assert heard == [spoken]
 
 
 def test_replies_and_control_are_rated(questions, tmp_path, monkeypatch):

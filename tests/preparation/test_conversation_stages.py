@@ -1,12 +1,15 @@
 """Questions chosen, answered and spoken: test sets stay out, replies are whole, nothing is done twice."""
 
+import ast
 import random
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import echox
 from echox.audio import load_audio
 from echox.config import load_recipe
 from echox.data.corpora.everyday import everyday_requests, invented_topics, with_follow_ups
@@ -20,9 +23,10 @@ from echox.preparation.conversations.questions import (
     invented_question,
     stands_alone,
 )
-from echox.preparation.conversations.replies import RepliesRecipe
+from echox.preparation.conversations.replies import RepliesRecipe, can_be_spoken
 from echox.preparation.conversations.speech import SpokenQuestionsRecipe, SpokenRepliesRecipe
 from echox.preparation.conversations.writer import ChatWriter, repeats_itself, sentences, whole_sentences
+from echox.verbalization import spoken_language
 from paths import RECIPES
 
 SYSTEM = "Answer in one short sentence."
@@ -55,7 +59,7 @@ class Answers:
         "Why?": "Because",
         "How?": "It is so and so and it is so and so and it is.",
         "When?": "In 1999.\n- or later",
-        "Where?": "Здесь.",
+        "Where?": "It is ☺.",
         "More?": "He paid $5.",
     }
 
@@ -81,6 +85,7 @@ def test_sentences_end_where_a_reader_stops():
         "Yes!",
     ]
     assert sentences("one") == ["one"]
+    assert sentences("Да. Это „Она“. И всё. 5 km. und so") == ["Да.", "Это „Она“.", "И всё.", "5 km. und so"]
 
 
 def test_replies_are_cut_to_whole_sentences():
@@ -88,7 +93,8 @@ def test_replies_are_cut_to_whole_sentences():
     assert whole_sentences("It is red. It is a very long one indeed.", 2, 5) == "It is red."
     assert whole_sentences("It is re", 2, 28) is None
     assert whole_sentences("It is red.\n1. Yes.", 2, 28) is None
-    assert whole_sentences('He said "no."', 2, 28) == 'He said "no."'
+    for said in ('He said "no."', "He said “no.”", "Il a dit « non. »"):
+        assert whole_sentences(said, 2, 28) == said
 
 
 def test_a_reply_that_repeats_itself_is_noticed():
@@ -190,6 +196,52 @@ def test_replies_are_the_models_whole_sentences(tmp_path, answers):
     assert kept.turns[2].text == "Doctor Lee did it. He was forty two."
     dropped = {name: count for name, count in figures.items() if name.startswith("dropped")}
     assert dropped == {"dropped: no whole sentence": 2, "dropped: repeats itself": 1, "dropped: cannot be spoken": 1}
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "kept"),
+    [
+        ("de", "Das kostet 5 Euro, „sagt man“ – oder ‚nicht‘ …", True),
+        ("fr", "Il a dit : « Ça coûte 5 € ».", True),
+        ("es", "¿Cuánto cuesta? ¡Son 5 euros!", True),
+        ("ru", "Это стоит 5 рублей — «дёшево».", True),
+        ("el", "Κοστίζει 5 ευρώ.", True),
+        ("ar", "كم السعر؟ خمسة، لا أكثر.", True),
+        ("hi", "इसकी कीमत 5 रुपये है।", True),
+        ("ko", "가격은 5유로입니다.", True),
+        ("en", "It’s 5 – “not more” …", True),
+        ("en", "Здесь.", False),
+        ("de", "Schön ☺.", False),
+        ("de", "Es ist **schön**.", False),
+        ("de", "x_1 = {3}", False),
+    ],
+)
+def test_letters_of_any_script_can_be_spoken_by_their_language(language, text, kept):
+    assert can_be_spoken(text, spoken_language(language)) == kept
+
+
+def test_replies_of_another_language_have_no_english_words(tmp_path, answers, monkeypatch):
+    german = "Das kostet 5 Euro. Ähnlich ist es bei „Dr. Lee“."
+    monkeypatch.setattr(Answers, "replies", {"Was?": german})
+    write_dialogues(tmp_path / "q.jsonl", [question("a", "Was?")])
+    replies_recipe(tmp_path, spoken_language="de").run()
+    (kept,) = read_dialogues(tmp_path / "dialogues.jsonl")
+    assert (kept.turns[2].text, kept.turns[2].written) == (german, None)
+    with pytest.raises(ValueError, match="ISO 639"):
+        replies_recipe(tmp_path, spoken_language="German").run()
+
+
+def test_every_stage_that_says_figures_names_the_language():
+    """`normalize_for_speech` reads English if nobody says otherwise; only the English corpus leaves it open."""
+    package = Path(echox.__file__).parent
+    calls = [
+        (path.relative_to(package).as_posix(), len(node.args) + len(node.keywords))
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "normalize_for_speech"
+    ]
+    assert {path for path, given in calls if given < 2} == {"data/corpora/nano/world.py"}
+    assert len(calls) > 4
 
 
 def test_every_turn_is_answered_in_its_conversation(tmp_path, answers):

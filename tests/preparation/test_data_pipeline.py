@@ -447,7 +447,8 @@ def test_recipes_refuse_what_cannot_be_meant(tmp_path, source):
     twice = [Input(utterances=str(source / "clips.jsonl"))] * 2
     with pytest.raises(ValueError, match="unique ids"):
         run(recipe_of(source, tmp_path / "out", inputs=twice, filter=Filter(max_wer=None)))
-    assert TextSettings().normalize == "english"
+    with pytest.raises(ValueError, match="ISO 639"):
+        TextSettings(spoken_language="German")
 
 
 def test_commands(source, tmp_path):

@@ -202,6 +202,15 @@ def test_names_are_said_in_as_many_texts_as_asked_for(tmp_path):
     assert recipe._unspoken(set()) == (chosen, lists)
 
 
+@pytest.mark.parametrize(("language", "said"), [("en", "five Euro."), ("de", "5 Euro.")])
+def test_texts_are_said_in_their_language(tmp_path, language, said):
+    write_dialogues(tmp_path / "texts.jsonl", [Dialogue("t", (Turn("assistant", "5 Euro."),))])
+    settings = {"name_count": 1, "spoken_language": language}
+    recipe = PhoneUnitsRecipe("phone_units", "speech.jsonl", "units", [str(tmp_path / "texts.jsonl")], **settings)
+    recipe.word_texts = [str(tmp_path / "texts.jsonl")]
+    assert recipe._unspoken(set())[0] == [said]
+
+
 @needs_espeak
 def test_lists_of_names_stand_in_a_file_of_their_own(spoken):
     run(spoken)

@@ -2,7 +2,8 @@
 
 No judge hears everything: how many words it misses of a good voice, saying the same texts, is what a model's speech can
 be compared with. The voice is usually that which the model learned its own from; numbers and symbols are read to it by
-our rules, as to the model, so that the engine's own reading ("World War Roman two") is not counted against it.
+our rules of the model's language, as to the model, so that the engine's own reading ("World War Roman two") is not
+counted against it.
 
     <task>/control.jsonl         the control of each reply: its speech in <task>/control/, and the judge's transcript
 """
@@ -30,7 +31,7 @@ from echox.evaluation.scoring.statistics import DIFFERENCE, bootstrap
 from echox.evaluation.scoring.transcripts import whisper_errors
 
 
-def speak_control(folder: Path, voice: Voice, judge: Judge, keys: list[str]) -> Iterator[JsonObject]:
+def speak_control(folder: Path, voice: Voice, judge: Judge, keys: list[str], language: str) -> Iterator[JsonObject]:
     """Speak and transcribe the text of every reply that has one; what is recorded is not repeated.
 
     Args:
@@ -38,6 +39,7 @@ def speak_control(folder: Path, voice: Voice, judge: Judge, keys: list[str]) -> 
         voice: that speaks.
         judge: of the run.
         keys: of the replies.
+        language: ISO 639 code; its rules read the texts to the voice.
 
     Raises:
         ValueError: replies are missing, or there is no such engine.
@@ -49,7 +51,7 @@ def speak_control(folder: Path, voice: Voice, judge: Judge, keys: list[str]) -> 
         name = control_key(reply.record["key"], judge.name, voice.speaker)
         audio = f"control/{short_key(name)}/{reply.id}.flac"
         try:
-            speech = engine.synthesize(normalize_for_speech(reply.record["text"]), voice)
+            speech = engine.synthesize(normalize_for_speech(reply.record["text"], language), voice)
             rate = judge.sampling_rate
             said = judge.transcribe([resample(speech.waveform, speech.sampling_rate, rate)], rate)[0]
             (folder / audio).parent.mkdir(parents=True, exist_ok=True)

@@ -143,7 +143,7 @@ def run_tasks(
                     pass
                 if control is not None:
                     keys = [_key(subject, item) for item in task.items]
-                    spoken = speak_control(output / task.name, control, judge, keys)
+                    spoken = speak_control(output / task.name, control, judge, keys, subject.spoken_language)
                     for _ in progress(spoken, f"{task.name}: control", len(task.items)):
                         pass
         return score_run(output)

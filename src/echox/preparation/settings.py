@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from echox.verbalization import spoken_language
+
 
 @dataclass
 class Input:
@@ -36,13 +38,19 @@ class Input:
 
 @dataclass
 class TextSettings:
-    """normalize: numbers and signs as words (English only). rewriter: base URL of an OpenAI-compatible server that
-    rewrites texts as people would say them, before they are spoken; model: its model. Texts of recordings stay.
+    """spoken_language: ISO 639 code of the language whose rules say figures, abbreviations and signs; None, or one
+    without rules: texts are as they are spoken. rewriter: base URL of an OpenAI-compatible server that rewrites texts
+    as people would say them, before they are spoken; model: its model. Texts of recordings stay.
     """
 
-    normalize: Literal["english", "none"] = "english"
+    spoken_language: str | None = "en"
     rewriter: str | None = None
     model: str = "default"
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError if `spoken_language` is no language code."""
+        if self.spoken_language is not None:
+            spoken_language(self.spoken_language)
 
 
 @dataclass

@@ -90,8 +90,8 @@ class CheckClips:
         if self.rewrite is not None and row["audio"] is None:
             text = self.rewrite(text)
         written = row.get("written") or text
-        if self.settings.text.normalize == "english":
-            text = normalize_for_speech(text)
+        if (language := self.settings.text.spoken_language) is not None:
+            text = normalize_for_speech(text, language)
         if not normalize_words(text):
             raise _NotKept("no text", f"found {row['text']!r}", row["duration_s"] or 0.0)
         if row["audio"] is None:

@@ -7,6 +7,7 @@ from echox.verbalization.reading.language import (
     Reading,
     SpokenLanguage,
     WrittenWord,
+    readings,
     verbalize,
     written_words,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "Reading",
     "SpokenLanguage",
     "WrittenWord",
+    "readings",
     "spoken_language",
     "verbalize",
     "written_words",

@@ -73,6 +73,7 @@ class LocalSubject:
 
     def __init__(self, model: EchoX, name: str = "model", folder: str | None = None) -> None:
         self.model, self.name, self.folder = model, name, folder
+        self.spoken_language = model.settings.spoken_language or model.model.config.spoken_language
         self.key = model_fingerprint(model, model.model.config.to_json_string(), model.settings)
 
     def answer(self, messages: Sequence[ChatMessage], speak: bool = True) -> Reply:

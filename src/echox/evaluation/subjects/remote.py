@@ -27,16 +27,25 @@ class RemoteSubject:
         model: its name there; None: the first that ``{url}/models`` lists.
         voice: the interface asks for one; EchoX has one voice.
         timeout_s: of one reply.
+        spoken_language: of its replies; the interface does not tell it.
 
     Raises:
         ValueError: the server cannot be reached, or lists no model.
     """
 
-    def __init__(self, url: str, model: str | None = None, voice: str = "default", timeout_s: float = 300.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        model: str | None = None,
+        voice: str = "default",
+        timeout_s: float = 300.0,
+        spoken_language: str = "en",
+    ) -> None:
         self._endpoint = Endpoint(url, timeout_s=timeout_s)
         self._model = model or _first_model(self._endpoint)
         self._voice = voice
         self.folder: str | None = None
+        self.spoken_language = spoken_language
         self.name = f"{self._model} at {self._endpoint.url}"
         self.key = f"server {self._endpoint.url} {self._model}"
 

@@ -16,11 +16,13 @@ class Subject(Protocol):
         name: for tables.
         key: identifies everything that its answers depend on, as far as that is known.
         folder: of its files; None: they are not on this machine.
+        spoken_language: ISO 639 code of the language whose rules read its replies.
     """
 
     name: str
     key: str
     folder: str | None
+    spoken_language: str
 
     def answer(self, messages: Sequence[ChatMessage], speak: bool = True) -> Reply:
         """One reply, decoded greedily.

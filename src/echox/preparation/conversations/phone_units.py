@@ -37,6 +37,7 @@ from echox.files import journal_entries, open_journal
 from echox.training.records.record import write_stage_record
 from echox.units.inventory import read_phone_units, write_phone_units
 from echox.units.phones import check_duration
+from echox.verbalization import spoken_language
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,8 @@ class PhoneUnitsRecipe:
         numbers_of: folder of another run of this stage whose phones keep their numbers, so that what was trained on
             them fits (other replies may lack a rare phone, and every later number would be another); None: new numbers.
         keep_going: leave out, and count, speech with a phone that the run of `numbers_of` lacks, instead of stopping.
+        spoken_language: ISO 639 code of the language whose rules say figures, abbreviations and signs of `texts` and
+            `word_texts`; without rules for it they are spoken as they are written.
         workers: texts at a time; null: one per CPU.
     """
 
@@ -84,6 +87,7 @@ class PhoneUnitsRecipe:
     name_count: int = 0
     numbers_of: str | None = None
     keep_going: bool = False
+    spoken_language: str = "en"
     workers: int | None = None
 
     def run(self) -> dict[str, float]:
@@ -94,6 +98,7 @@ class PhoneUnitsRecipe:
                 phones, several voices, speech of another length than its text has now, or (without `keep_going`) a
                 phone that the run of `numbers_of` lacks.
         """
+        spoken_language(self.spoken_language)
         began_s = time.monotonic()
         numbered = None if self.numbers_of is None else read_phone_units(self.numbers_of)
         utterances = read_utterances(self.speech)
@@ -170,10 +175,10 @@ class PhoneUnitsRecipe:
 
     def _unspoken(self, heldout: set[str]) -> tuple[list[str], list[str]]:
         """Different texts, in order, held-out ones left out, then those that bring words; and the lists of names."""
-        chosen = list(itertools.islice(_texts(_turns(self.texts), heldout), self.max_texts or None))
+        chosen = list(itertools.islice(self._texts(_turns(self.texts), heldout), self.max_texts or None))
         counts = Counter(word for text in chosen for word in set(normalize_words(text)))
         turns = list(_turns(self.word_texts))
-        for text in _texts(turns, heldout.union(chosen)):
+        for text in self._texts(turns, heldout.union(chosen)):
             words = set(normalize_words(text))
             if any(counts[word] < self.word_count for word in words):
                 counts.update(words)
@@ -189,18 +194,18 @@ class PhoneUnitsRecipe:
             rare = [name for name in names if counts[name.lower()] + times < self.name_count]
             shuffle(rare)
             for start in range(0, len(rare), _NAMES_TOGETHER):
-                yield normalize_for_speech(", ".join(rare[start : start + _NAMES_TOGETHER]) + ".")
+                listed = ", ".join(rare[start : start + _NAMES_TOGETHER]) + "."
+                yield normalize_for_speech(listed, self.spoken_language)
+
+    def _texts(self, turns: Iterable[str], but: set[str]) -> Iterator[str]:
+        """Different texts of turns as they are spoken, in order."""
+        texts = dict.fromkeys(normalize_for_speech(text, self.spoken_language) for text in dict.fromkeys(turns))
+        return (text for text in texts if any(map(str.isalpha, text)) and text not in but)
 
 
 def _turns(manifests: Sequence[str]) -> Iterator[str]:
     """Texts of all turns as they are written."""
     return (turn.text or "" for path in manifests for row in read_dialogues(path) for turn in row.turns)
-
-
-def _texts(turns: Iterable[str], but: set[str]) -> Iterator[str]:
-    """Different texts of turns as they are spoken, in order."""
-    texts = dict.fromkeys(normalize_for_speech(text) for text in dict.fromkeys(turns))
-    return (text for text in texts if any(map(str.isalpha, text)) and text not in but)
 
 
 class _Journal:

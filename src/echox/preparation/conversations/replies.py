@@ -14,8 +14,8 @@ import hashlib
 import json
 import logging
 import os
-import re
 import time
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,12 +26,15 @@ from echox.data.manifest import Dialogue, Turn, audio_path, read_dialogues, writ
 from echox.data.text import normalize_for_speech
 from echox.files import journal_entries, open_journal, stamp
 from echox.preparation.conversations.writer import ChatWriter, Message, repeats_itself, whole_sentences
+from echox.verbalization import SpokenLanguage, readings, spoken_language
 
 log = logging.getLogger(__name__)
 
 HELD_OUT = "heldout"
-# Letters, figures, and the marks that a voice has a reading for or passes over.
-_SPEAKABLE = re.compile(r"[A-Za-zÀ-ɏ0-9\s.,?!;:'\"’“”()%$€£&°+/-]+")
+_SPOKEN_MARKS = frozenset(".,?!;:…¿¡؟،؛।'\"’‘‚“”„«»‹›()%$€£&°+/-–—")
+"""Marks that a voice has a reading for or passes over."""
+_SPOKEN_CATEGORIES = frozenset(("Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Nd"))
+"""Letters of any script with their signs, and decimal figures."""
 
 
 @recipe("replies")
@@ -48,6 +51,8 @@ class RepliesRecipe:
         max_new_tokens: of a reply before it is cut. max_sentences, max_words: of a reply that is kept.
         max_repetitions: of one and the same reply; more dialogues with it are left out.
         heldout: share of the dialogues in split "heldout", by their first question.
+        spoken_language: ISO 639 code of the language whose rules say figures, abbreviations and signs; without rules
+            for it the text is spoken as it is written.
         dtype, batch_size, device: see :class:`ChatWriter`.
         chunk: dialogues that are answered, and noted in the journal, together.
         limit: the first ones only; null: all. What was written before is not written again.
@@ -63,6 +68,7 @@ class RepliesRecipe:
     max_words: int = 28
     max_repetitions: int = 3
     heldout: float = 0.03
+    spoken_language: str = "en"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     batch_size: int = 64
     device: str = "cpu"
@@ -73,8 +79,9 @@ class RepliesRecipe:
         """Writes the manifest; returns counts and cost.
 
         Raises:
-            ValueError: the questions or the language model cannot be read.
+            ValueError: the questions or the language model cannot be read, or `spoken_language` is no language code.
         """
+        spoken_language(self.spoken_language)
         began_s = time.process_time()
         output = Path(self.output)
         questions = [one for path in self.questions for one in asked(path, output)][: self.limit]
@@ -106,7 +113,7 @@ class RepliesRecipe:
         for place in range(max(len(dialogue.turns) for dialogue in questions)):
             asking = [dialogue for dialogue in questions if place < len(dialogue.turns) and dialogue.id in open_]
             for dialogue in asking:
-                open_[dialogue.id] += (_spoken(dialogue.turns[place]),)
+                open_[dialogue.id] += (self._spoken(dialogue.turns[place]),)
             replies = written.replies([open_[dialogue.id] for dialogue in asking])
             for dialogue, raw in zip(asking, replies, strict=True):
                 text, reason = self.cut(raw)
@@ -114,7 +121,7 @@ class RepliesRecipe:
                     dropped[reason] += 1
                     del open_[dialogue.id]
                 else:
-                    open_[dialogue.id] += (_spoken(Turn("assistant", text)),)
+                    open_[dialogue.id] += (self._spoken(Turn("assistant", text)),)
         return [
             replace(dialogue, turns=open_[dialogue.id], split=self._split(dialogue))
             for dialogue in questions
@@ -128,7 +135,13 @@ class RepliesRecipe:
             return None, "no whole sentence"
         if repeats_itself(text):
             return None, "repeats itself"
-        return (text, "") if _SPEAKABLE.fullmatch(text) else (None, "cannot be spoken")
+        return (text, "") if can_be_spoken(text, spoken_language(self.spoken_language)) else (None, "cannot be spoken")
+
+    def _spoken(self, turn: Turn) -> Turn:
+        """The turn in spoken words, with its written form if that is another; what was recorded is what was said."""
+        text = turn.text or ""
+        said = normalize_for_speech(text, self.spoken_language) or text
+        return replace(turn, text=said, written=text if said != text else None)
 
     def _split(self, dialogue: Dialogue) -> str:
         digest = hashlib.sha256((dialogue.turns[0].text or "").casefold().encode()).digest()
@@ -185,8 +198,14 @@ def asked(path: str, output: Path) -> list[Dialogue]:
     return found
 
 
-def _spoken(turn: Turn) -> Turn:
-    """The turn in spoken words, with its written form if that is another; what was recorded is what was said."""
-    text = turn.text or ""
-    said = normalize_for_speech(text) or text
-    return replace(turn, text=said, written=text if said != text else None)
+def can_be_spoken(text: str, rules: SpokenLanguage) -> bool:
+    """Whether a text has only letters, decimal figures, white space and marks, and its language's rules read it all.
+
+    Args:
+        text: as it is written.
+        rules: of its language; without rules letters of any script can be spoken.
+    """
+    return all(
+        character.isspace() or character in _SPOKEN_MARKS or unicodedata.category(character) in _SPOKEN_CATEGORIES
+        for character in text
+    ) and not any(reading.problem for _, reading in readings(text, rules))

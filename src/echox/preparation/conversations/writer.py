@@ -14,9 +14,10 @@ from echox.models.text.tokenization_text import render_chat
 
 Message = Mapping[str, object]
 
-_SENTENCE_END = re.compile(r"[.?!]+[\"')]* (?=[\"'(]?[A-Z0-9])")
+_CLOSING = r"(?:[\"')“”’»]| »)*"
+_SENTENCE_END = re.compile(rf"[.?!]+{_CLOSING} (?=(?:[\"'(“„‚¿¡]|« ?)?([^\W_]))")
 _ABBREVIATED = re.compile(r"\b([A-Z]|Mrs?|Ms|Dr|St|Mt|Jr|Sr|vs|No)\.$")
-_WHOLE_SENTENCE = re.compile(r"[.?!][\"')]*$")
+_WHOLE_SENTENCE = re.compile(rf"[.?!]{_CLOSING}$")
 
 
 class ChatWriter:
@@ -71,7 +72,7 @@ def sentences(text: str) -> list[str]:
     found, start = [], 0
     for end in _SENTENCE_END.finditer(text):
         sentence = text[start : end.end()].strip()
-        if not _ABBREVIATED.search(sentence):
+        if not end[1].islower() and not _ABBREVIATED.search(sentence):
             found.append(sentence)
             start = end.end()
     return [*found, text[start:]]

@@ -8,7 +8,7 @@ ask the same questions in the same order, and get the same answers.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -99,19 +99,22 @@ def written_words(text: str) -> list[WrittenWord]:
     return words
 
 
-def verbalize(text: str, language: SpokenLanguage) -> str:
-    """A whole text in spoken words, with single spaces between words.
-
-    What cannot be said (`Reading.problem`) stays as it is written: a synthesiser may know more than these rules.
-    """
+def readings(text: str, language: SpokenLanguage) -> Iterator[tuple[str, Reading]]:
+    """The words of a whole text that are read together, with single spaces, and their reading."""
     words = written_words(text)
-    said: list[str] = []
     place = 0
     while place < len(words):
         ahead = words[place : place + LOOKAHEAD_WORDS + 1]
         reading = language.read(ahead, words[max(0, place - LOOKAHEAD_WORDS) : place], True)
         assert reading is not None, "complete words have a reading"
-        written = " ".join(word.text for word in ahead[: reading.num_words])
-        said.append(written if reading.spoken is None else reading.spoken)
+        yield " ".join(word.text for word in ahead[: reading.num_words]), reading
         place += reading.num_words
+
+
+def verbalize(text: str, language: SpokenLanguage) -> str:
+    """A whole text in spoken words, with single spaces between words.
+
+    What cannot be said (`Reading.problem`) stays as it is written: a synthesiser may know more than these rules.
+    """
+    said = [written if reading.spoken is None else reading.spoken for written, reading in readings(text, language)]
     return re.sub(r" +([.,?!;:](?= |$))", r"\1", " ".join(part for part in said if part))
