@@ -28,14 +28,17 @@ from echox.data.manifest import (
     write_utterances,
 )
 from echox.evaluation.sets.heldout import embedded_heldout
+from echox.models.text.word_breaks import split_words
+from echox.preparation.clips import Clip
 from echox.preparation.duplicates import find_duplicates
 from echox.preparation.execute import ProgressReport, Workers, cluster, in_chunks, stage_results
 from echox.preparation.prepare import PrepareDataRecipe, prepare
 from echox.preparation.rewrite import Rewriter
-from echox.preparation.settings import Duplicates, Filter, Input, Shards, TextSettings, Units
+from echox.preparation.settings import Duplicates, Filter, Input, Shards, TextSettings, Units, Voices
 from echox.preparation.shards import content_hash, shards_hold
-from echox.preparation.stages import estimated_word_ends_s, silence_ratio
+from echox.preparation.stages import CheckClips, CheckSettings, estimated_word_ends_s, silence_ratio
 from paths import RECIPES, TESTS
+from tiny_tokenizers import CHINESE, ENGLISH, JAPANESE, THAI
 
 RATE = 16_000
 HELDOUT = embedded_heldout() / "speech" / "replies"
@@ -409,6 +412,17 @@ def test_silence_and_estimated_word_ends():
     waveform = np.concatenate([np.full(RATE, 0.1, np.float32), np.zeros(RATE, np.float32)])
     assert silence_ratio(waveform, -50) == pytest.approx(0.5)
     assert estimated_word_ends_s("abc d", 3.0) == pytest.approx([2.0, 3.0])
+
+
+@pytest.mark.parametrize("text", [*ENGLISH[:1], CHINESE, JAPANESE, THAI])
+def test_speech_in_any_script_is_as_fast_as_it_is(text, tmp_path):
+    wav = tmp_path / "a.wav"
+    save_audio(wav, np.full(6 * RATE, 0.1, np.float32), RATE)
+    row = Clip("a", text, str(wav), "a").row()
+    check = CheckClips(CheckSettings(tmp_path, TextSettings(), Voices(), Filter(max_wer=None)), None)
+    (found,) = check([row])
+    assert "dropped" not in found
+    assert found["words_per_s"] == pytest.approx(len(split_words(text)) / 6, abs=1e-3)
 
 
 class Answers(http.server.BaseHTTPRequestHandler):

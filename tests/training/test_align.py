@@ -16,6 +16,7 @@ from echox.models.text.tokenization_text import AUDIO, train_text_tokenizer
 from echox.training.loop import run_recipe
 from echox.training.stages.recordings.align import AlignChunk
 from echox.training.stages.recordings.ctc_alignment import label_frames, word_ends
+from tiny_tokenizers import JAPANESE
 
 BLANK = 0
 
@@ -114,6 +115,16 @@ def test_a_manifest_is_aligned_and_what_does_not_fit_is_left_out(write, tmp_path
         run_recipe("align.yaml", ["keep_going=false"])
     with pytest.raises(ValueError, match="audio paths are relative"):
         run_recipe("align.yaml", ["output=elsewhere/aligned.jsonl"])
+
+
+@pytest.mark.parametrize("write", [write_letters, write_encoder])
+def test_a_text_without_spaces_is_refused(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "recogniser")
+    speech(tmp_path, ["Hi there, you", JAPANESE])
+    assert run_recipe("align.yaml") == {"aligned": 1.0, "left_out": 1.0}
+    with pytest.raises(ValueError, match="r1: .*expected white space between the words"):
+        run_recipe("align.yaml", ["keep_going=false"])
 
 
 def many(folder, count):

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, LlamaConfig, LlamaModel
 
 from echox.config import TrainingConfig, load_recipe
+from echox.data.manifest import UnitUtterance
 from echox.models.decoding import lean_llama
 from echox.models.decoding.lean_llama import LeanSteps
 from echox.models.decoding.sampling import choose
@@ -20,9 +21,10 @@ from echox.models.t2c.text_words import TextWords
 from echox.models.unit_language.tokenization_auto import AutoUnitLanguage
 from echox.training.control.health import check_trainable
 from echox.training.stage import Stage
-from echox.training.stages.speaking.t2c import T2CData, T2CModel, T2CRecipe
+from echox.training.stages.speaking.t2c import T2CData, T2CModel, T2CRecipe, spoken_text
 from tiny_decoder import tiny_decoder
 from tiny_speaker import write_world
+from tiny_tokenizers import JAPANESE
 from tolerance import assert_equal_up_to_rounding
 
 FORMS = ("word_synchronous", "prefix")
@@ -334,6 +336,12 @@ def test_stage_trains_the_decoder_only(world, letters):
         metrics = stage.evaluate()
     assert set(metrics) == {"heldout_loss", "heldout_accuracy", "heldout_finished", "heldout_length_ratio"}
     assert metrics["heldout_finished"] == 1.0
+
+
+def test_a_text_without_spaces_is_refused(world):
+    stage = stage_recipe(world).build()
+    with pytest.raises(ValueError, match="u: expected white space between the words"):
+        spoken_text(UnitUtterance("u", JAPANESE, (1,), (5,), (0,)), stage.tokenizer, stage.language)
 
 
 def test_stage_writes_units_and_loads_again(world, tmp_path):

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from echox.data.sealed import any_sealed
 from echox.files import JsonObject, text_lines
+from echox.models.text.word_breaks import split_words
 
 if TYPE_CHECKING:
     from lhotse import CutSet
@@ -147,8 +148,8 @@ class Dialogue:
 
     @property
     def reply_words(self) -> int:
-        """White-space words of the assistant's turns."""
-        return sum(len((turn.text or "").split()) for turn in self.turns if turn.role == "assistant")
+        """Words of the assistant's turns, as they are spoken one by one (`split_words`)."""
+        return sum(len(split_words(turn.text or "")) for turn in self.turns if turn.role == "assistant")
 
     @property
     def text_bytes(self) -> int:

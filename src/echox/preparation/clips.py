@@ -13,6 +13,7 @@ from pathlib import Path
 from echox.data.corpora.layouts import unpack
 from echox.data.manifest import Dialogue, audio_path, read_dialogues, read_utterances
 from echox.files import JsonObject
+from echox.models.text.word_breaks import split_words
 from echox.preparation.settings import Input
 
 # To plan with before anything is spoken; measured on nano's corpus.
@@ -47,7 +48,7 @@ class Clip:
     @property
     def expected_s(self) -> float:
         """Seconds of audio, measured or from the number of words."""
-        return self.duration_s or _SECONDS_AROUND + _SECONDS_PER_WORD * len(self.text.split())
+        return self.duration_s or _SECONDS_AROUND + _SECONDS_PER_WORD * len(split_words(self.text))
 
     def row(self) -> JsonObject:
         """The clip as a JSON object."""

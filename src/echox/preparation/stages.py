@@ -23,6 +23,7 @@ from echox.data.scoring import edit_counts, normalize_words
 from echox.data.synthesis import create_synthesizer
 from echox.data.text import normalize_for_speech
 from echox.files import JsonObject, stamp
+from echox.models.text.word_breaks import split_words
 from echox.preparation.rewrite import Rewriter
 from echox.preparation.settings import Filter, TextSettings, Units, Voices
 
@@ -108,7 +109,7 @@ class CheckClips:
         duration_s = len(waveform) / SAMPLING_RATE
         measures = {
             "duration_s": round(duration_s, 4),
-            "words_per_s": round(len(text.split()) / duration_s, 4),
+            "words_per_s": round(len(split_words(text)) / duration_s, 4),
             "silence_ratio": round(silence_ratio(waveform, self.settings.filter.silence_dbfs), 4),
         }
         self._filter(measures)

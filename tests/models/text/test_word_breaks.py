@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from echox.evaluation.studies.speech_policies.candidate_policies import CANDIDATE_POLICIES, candidate_policy
 from echox.models.text.tokenization_text import WordCounter, word_index
-from echox.models.text.word_breaks import WordFinder, split_words, white_space_words, word_spans
+from echox.models.text.word_breaks import WordFinder, check_spaces, split_words, white_space_words, word_spans
 from echox.streaming.reply_text.trigger import Trigger
 from echox.training.stages.speaking.echo_targets import cut_replies
 from tiny_tokenizers import CHINESE, ENGLISH, JAPANESE, THAI, TOKENIZERS
@@ -16,6 +16,19 @@ from tiny_tokenizers import CHINESE, ENGLISH, JAPANESE, THAI, TOKENIZERS
 @pytest.fixture(params=TOKENIZERS)
 def tokenizer(request):
     return TOKENIZERS[request.param]
+
+
+@pytest.mark.parametrize(
+    "text", [*ENGLISH, "Schöne Grüße – „ja“", "Её звали Ольга.", "고양이가 잔다", "我 喜欢 狗。", "はい。"]
+)
+def test_texts_with_spaces_are_taken(text):
+    check_spaces(text)
+
+
+@pytest.mark.parametrize("text", [CHINESE, JAPANESE, THAI])
+def test_texts_without_spaces_are_refused(text):
+    with pytest.raises(ValueError, match=r"expected white space .*, found \d of \d+ apart: .*; write"):
+        check_spaces(text)
 
 
 @pytest.mark.parametrize(

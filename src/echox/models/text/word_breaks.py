@@ -187,6 +187,20 @@ def split_words(text: str) -> list[str]:
     return text.split() if text.isascii() else [text[start:end] for start, end in word_spans(text)]
 
 
+def check_spaces(text: str) -> None:
+    """Refuse a text that does not part its words by white space, where words are counted by ``text.split()``.
+
+    Raises:
+        ValueError: of the words that `split_words` finds, more than half are inside others of ``text.split()``.
+    """
+    apart, found = len(text.split()), len(split_words(text))
+    if found > 2 * apart:
+        raise ValueError(
+            f"expected white space between the words of a text, found {apart} of {found} apart: {text[:40]!r}; write "
+            "spaces between them, or leave the text out: units are aligned word by word"
+        )
+
+
 def white_space_words(text: str, words: Sequence[int]) -> list[int]:
     """Numbers of white-space words for those of `split_words`: manifests count words by ``text.split()``.
 

@@ -17,6 +17,7 @@ from echox.data.engines.engine import Voice
 from echox.data.manifest import Dialogue, Turn, Utterance, read_dialogues, write_dialogues, write_utterances
 from echox.data.surroundings import SurroundingsConfig, draw_surroundings
 from echox.data.synthesis import SpeechJob, SpokenJob, speak_all
+from echox.models.text.word_breaks import split_words
 
 log = logging.getLogger(__name__)
 
@@ -89,9 +90,9 @@ class SpokenRepliesRecipe:
         for dialogue in read_dialogues(self.dialogues):
             for place, turn in enumerate(dialogue.turns):
                 text = turn.text or ""
-                if turn.role != "assistant" or text in lines or len(text.split()) < self.min_words:
+                if turn.role != "assistant" or text in lines or len(split_words(text)) < self.min_words:
                     continue
-                left_s -= _SECONDS_AROUND + _SECONDS_PER_WORD * len(text.split())
+                left_s -= _SECONDS_AROUND + _SECONDS_PER_WORD * len(split_words(text))
                 if left_s < 0:
                     return list(lines.values())
                 lines[text] = (f"{dialogue.id}.{place}", turn, dialogue.split)
@@ -187,7 +188,7 @@ class SpokenQuestionsRecipe:
                 held_out += [replace(dialogue, split=split)] if len(held_out) < self.heldout_dialogues else []
                 continue
             texts = [turn.text or "" for turn in dialogue.turns if turn.role == "user"]
-            left_s -= sum(around_s + _SECONDS_PER_WORD * len(text.split()) for text in texts)
+            left_s -= sum(around_s + _SECONDS_PER_WORD * len(split_words(text)) for text in texts)
             if left_s >= 0:
                 train.append(dialogue)
         return train + held_out

@@ -35,7 +35,7 @@ class Dialogues(Sequence[SpokenDialogue]):
     Attributes:
         items: the dialogues.
         frames: (items,) hundredths of a second of all that is heard.
-        reply_words: (items,) white-space words of the assistant's turns.
+        reply_words: (items,) words of the assistant's turns.
         text_bytes: (items,) of all texts.
         shards: (items,) the shard of each, by any number; None: they are not in shards.
     """

@@ -23,7 +23,7 @@ from echox.files import stamp
 from echox.models.echox.configuration_echox import SpeechEncoderConfig
 from echox.models.echox.modeling_speech_encoder import SpeechEncoderForCTC
 from echox.models.text.tokenization_text import word_index
-from echox.models.text.word_breaks import white_space_words
+from echox.models.text.word_breaks import check_spaces, white_space_words
 from echox.training.stages.recordings.ctc_alignment import word_ends
 from echox.training.stages.recordings.utterance_stage import Row, batch_results, kept, work_on, worker_device
 
@@ -102,6 +102,7 @@ class AlignChunk:
 
     def _align(self, rows: Sequence[Row], waveforms: Sequence[np.ndarray]) -> list[Row | ValueError]:
         found = self.recogniser.word_ends(waveforms, [row["text"] for row in rows])
+        found = [_without_spaces(row["text"]) or ends for row, ends in zip(rows, found, strict=True)]
         return [ends if isinstance(ends, ValueError) else {"word_ends_s": list(ends)} for ends in found]
 
 
@@ -168,6 +169,14 @@ class TokenRecogniser:
             if 0 <= word < len(labels):
                 labels[word].append(token_id)
         return _ends_or_error(log_probs, labels, self.model.blank_token_id, duration_s)
+
+
+def _without_spaces(text: str) -> ValueError | None:
+    try:
+        check_spaces(text)
+    except ValueError as error:
+        return error
+    return None
 
 
 def _ends_or_error(

@@ -30,7 +30,7 @@ from echox.models.t2c.modeling_letters import letters_of, pad_letters
 from echox.models.t2c.modeling_t2c import T2CForUnitGeneration
 from echox.models.t2c.modeling_unit_decoder import UnitSequence
 from echox.models.text.tokenization_text import word_index
-from echox.models.text.word_breaks import white_space_words
+from echox.models.text.word_breaks import check_spaces, white_space_words
 from echox.models.unit_language.tokenization_auto import AutoUnitLanguage
 from echox.models.unit_language.tokenization_unit_language import UnitLanguage
 from echox.models.vocoder.auto import AutoUnitVocoder
@@ -313,7 +313,15 @@ class T2CStage:
 
 
 def spoken_text(utterance: UnitUtterance, tokenizer: PreTrainedTokenizerBase, language: UnitLanguage) -> SpokenText:
-    """Tokens and unit words of an utterance; no unit word crosses the border of two text words."""
+    """Tokens and unit words of an utterance; no unit word crosses the border of two text words.
+
+    Raises:
+        ValueError: a text in a script without spaces.
+    """
+    try:
+        check_spaces(utterance.text)
+    except ValueError as error:
+        raise ValueError(f"{utterance.id}: {error}") from error
     ids = tokenizer(utterance.text, add_special_tokens=False)["input_ids"]
     unit_words, unit_word_of = language.encode_words(utterance.units, utterance.word_of_unit)
     words = utterance.text.split()
