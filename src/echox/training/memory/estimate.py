@@ -347,9 +347,11 @@ class GivenSegments(Targets):
 
 
 class _Letters:
-    """The part of a tokenizer that `EchoObjective` uses: the id of the full stop."""
+    """The part of a tokenizer that `EchoObjective` uses: the id of the full stop, and no special tokens."""
 
     unk_token_id = None
+    all_special_ids: tuple[int, ...] = ()
+    added_tokens_decoder: Mapping[int, object] = {}
 
     def convert_tokens_to_ids(self, token: str) -> int:
         """That of the full stop."""
