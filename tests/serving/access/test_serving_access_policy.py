@@ -1,6 +1,7 @@
 """The access policy: its rules, and that it is applied before a WebSocket is accepted."""
 
 import asyncio
+import base64
 
 import httpx
 import pytest
@@ -80,8 +81,34 @@ def test_any_host_behind_a_proxy_that_checks_access():
     assert asked(AccessPolicy(allowed_origins=("*",)), origin="https://other.example") is None
 
 
+KEYS = ["sesame", "Kq3/x+Zo7w==", "two words", '(<@,;:?={"', "ek", "~" * 300]
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("around", ["", "\n", "\r\n", " "])
+def test_any_key_that_a_header_can_carry_is_accepted_however_it_is_sent(key, around):
+    policy = AccessPolicy(around + key + around)
+    encoded = base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
+    assert asked(policy, authorization=f"Bearer {key}") is None
+    assert asked(policy, **{"sec-websocket-protocol": f"realtime, echox-api-key.{encoded}"}) is None
+    for wrong in ("", key + "x", key[:-1]):
+        assert asked(policy, authorization=f"Bearer {wrong}") == "invalid_api_key"
+        sent = base64.urlsafe_b64encode(wrong.encode()).decode().rstrip("=")
+        assert asked(policy, **{"sec-websocket-protocol": f"realtime, echox-api-key.{sent}"}) == "invalid_api_key"
+
+
+@pytest.mark.parametrize("encoded", ["", "=", "a", "?", "//8", "_w", "é", "a b"])
+def test_a_malformed_encoded_key_is_none(encoded):
+    assert presented_key({"sec-websocket-protocol": f"realtime, echox-api-key.{encoded}"}) == ""
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"api_key": " "}, {"allowed_origins": ("example.org",)}, {"allowed_origins": ("https://a/b",)}]
+    "wrong",
+    [
+        *({"api_key": key} for key in (" ", "\n", "ek_0123", " ek_0123", "sésame", "two\nlines", "\x7f")),
+        {"allowed_origins": ("example.org",)},
+        {"allowed_origins": ("https://a/b",)},
+    ],
 )
 def test_an_invalid_policy_is_refused(wrong):
     with pytest.raises(ValueError, match="expected"):

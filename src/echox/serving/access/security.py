@@ -7,6 +7,7 @@ only loopback names and the names of allowed origins are accepted as names of th
 
 from __future__ import annotations
 
+import base64
 import hmac
 import ipaddress
 from collections.abc import Callable, Iterable, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 OPTIONS_KEY = "echox.session_options"
 KEY_SUBPROTOCOL = "openai-insecure-api-key."  # browsers send the key of a WebSocket as a subprotocol with this prefix
+ENCODED_KEY_SUBPROTOCOL = "echox-api-key."  # or with this one, in base64url: a subprotocol has no "/" or "="
 _SECRET_USES = (("WEBSOCKET", "/v1/realtime"), ("POST", "/v1/realtime/calls"))
 _PUBLIC_PATHS = ("/health", "/ready")
 STATIC = Path(__file__).parents[1] / "static"
@@ -43,12 +45,12 @@ class AccessPolicy:
     """The rules that decide which requests are accepted.
 
     Attributes:
-        api_key: the key that clients must send; None: no key is needed.
+        api_key: the key that clients must send; None: no key is needed. White space around it is no part of it.
         allowed_origins: origins of pages, like ``https://example.org``, besides the server's own; "*": all.
         any_host: accept any Host header though there is no key (a proxy in front of the server checks it).
 
     Raises:
-        ValueError: an empty key, or a malformed origin.
+        ValueError: a key that is empty, that no header can carry or that looks like a client secret; or a malformed origin.
     """
 
     api_key: str | None = None
@@ -56,8 +58,8 @@ class AccessPolicy:
     any_host: bool = False
 
     def __post_init__(self) -> None:
-        if self.api_key is not None and not self.api_key.strip():
-            raise ValueError("api key: expected some characters, found none; leave it out to serve without a key")
+        if self.api_key is not None:
+            object.__setattr__(self, "api_key", _checked_key(self.api_key))
         for origin in self.allowed_origins:
             parts = urlsplit(origin)
             if origin != "*" and (not parts.scheme or not parts.netloc or parts.path):
@@ -103,15 +105,40 @@ class AccessPolicy:
         return origin.startswith(("http://", "https://")) and _host_and_port(origin) == host != ""
 
 
+def _checked_key(text: str) -> str:
+    """A key of the server, without what stands around it: a file often ends with a line break."""
+    key = text.strip()
+    if not key:
+        raise ValueError("api key: expected some characters, found none; leave it out to serve without a key")
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError(
+            "api key: expected printable ASCII, which every client can send in a header, found other letters"
+        )
+    if key.startswith(SECRET_PREFIX):
+        message = f"found one that begins with {SECRET_PREFIX!r}, as client secrets do; choose another"
+        raise ValueError(f"api key: expected one that is told from client secrets, {message}")
+    return key
+
+
 def presented_key(headers: dict[str, str]) -> str:
     """The key of a request: from ``Authorization: Bearer`` or a browser's subprotocol; "" if there is none."""
     kind, _, key = headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer":
         return key.strip()
-    for protocol in headers.get("sec-websocket-protocol", "").split(","):
-        if protocol.strip().startswith(KEY_SUBPROTOCOL):
-            return protocol.strip()[len(KEY_SUBPROTOCOL) :]
+    for protocol in map(str.strip, headers.get("sec-websocket-protocol", "").split(",")):
+        if protocol.startswith(KEY_SUBPROTOCOL):
+            return protocol.removeprefix(KEY_SUBPROTOCOL)
+        if protocol.startswith(ENCODED_KEY_SUBPROTOCOL):
+            return _decoded_key(protocol.removeprefix(ENCODED_KEY_SUBPROTOCOL))
     return ""
+
+
+def _decoded_key(text: str) -> str:
+    """The key in base64url without padding; "" if it is malformed."""
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True).decode()
+    except ValueError:
+        return ""
 
 
 _SINGLE_HEADERS = (b"host", b"content-length", b"transfer-encoding", b"authorization", b"origin", b"content-type")

@@ -27,6 +27,7 @@ CLIENT_EVENTS = (
     "conversation.item.truncate",
     "response.create",
     "response.cancel",
+    "echox.event.part",
     "echox.ping",
 )
 MAX_ID_CHARS = 512

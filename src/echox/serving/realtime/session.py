@@ -16,6 +16,7 @@ import numpy as np
 from echox.serving.protocol.conversation import Content, Conversation, ConversationItem, read_item
 from echox.serving.protocol.events import OBJECT, EventError, client_event_id, new_id, read_event, take
 from echox.serving.protocol.json_input import JsonObject, read_off_loop
+from echox.serving.protocol.long_events import LongEvent
 from echox.serving.protocol.options import SessionOptions
 from echox.serving.protocol.wire import decode_base64
 from echox.serving.realtime.listening.input_audio import InputAudioBuffer
@@ -86,6 +87,7 @@ class RealtimeSession:
         self._live = LiveTranscript(service, self.input_audio, self._transcripts.send_words, self._spawn)
         self._expires_at = int(time.time() + limits.max_session_s)
         self._turn_item_id: str | None = None  # item of the turn that the user is speaking
+        self._long_event = LongEvent(limits.max_message_bytes)
         self._told_duck = False  # and not yet that it is over
         self._tasks: set[asyncio.Task[None]] = set()
         self.closing = asyncio.Event()
@@ -102,6 +104,7 @@ class RealtimeSession:
             "conversation.item.truncate": self._truncate_item,
             "response.create": self._create_response,
             "response.cancel": self._cancel_response,
+            "echox.event.part": self._take_part,
             "echox.ping": self._ping,
         }
 
@@ -201,6 +204,13 @@ class RealtimeSession:
     async def _ping(self, event: JsonObject) -> None:
         """Answer a ping (browsers cannot send the pings of WebSocket itself)."""
         self.outbox.put({"type": "echox.pong"})
+
+    async def _take_part(self, event: JsonObject) -> None:
+        """Take a part of an event; after the last one handle the event."""
+        whole = self._long_event.add(event)
+        self.outbox.put({"type": "echox.event.taken", "index": event["index"]})
+        if whole is not None:
+            await self.receive(whole)
 
     # ------------------------------------------------------------------------------------------ audio
 

@@ -15,19 +15,28 @@ const MICROPHONE = "The microphone cannot be used";
 const UNHEARD = "Could not hear you";
 const CONNECTION = "There is no connection";
 const HERE = /^(localhost|127(\.\d+){3}|\[::1\])$/; // hosts that are reached without a network
+const SOUND = "There is no sound";
+const SOUND_MS = 3000; // from a click to the first sound
 const byId = (id) => document.getElementById(id);
 
 const settings = new Settings(byId("settings"));
 const player = new Player();
 const about = fetch("about.json").then((answer) => answer.json());
-const connection = new Connection(new URL("v1/realtime", location.href), () => settings.key, whyNoCall);
+const listen = (stream) => player.listen(stream);
+const connection = new Connection(new URL("v1/realtime", location.href), () => settings.key, whyNoCall, listen);
 const view = new View(replay);
 const timers = new Timers(byId("timers"), () => player.ring(), (text) => view.announce(text));
 const toolbox = new Toolbox(timers, (on) => chooseTheme(on ? "light" : "dark"));
 const dialogue = new Dialogue(connection, player, settings, toolbox);
-const microphone = new Microphone(heard, () => (view.notice(MICROPHONE, "It was unplugged or taken away."), hangUp()));
-const hearing = new Hearing(() => couldNotHear("No sound comes from"), () => view.removeNotice(UNHEARD));
+const microphone = new Microphone(heard, () => (view.notice(MICROPHONE, "It was unplugged or taken away."), hangUp()), tellMicrophone);
+const hearing = new Hearing(() => microphone.running, () => couldNotHear("No sound comes from"), () => view.removeNotice(UNHEARD));
 let model = "";
+for (const name of ["error", "unhandledrejection"]) {
+  window.addEventListener(name, ({ error, reason = error }) => { // what nobody has expected; the browser's own words may show the key
+    const text = `If something does not work now, load the page again. (${reason?.name}; the browser's console says more.)`;
+    if (reason) view.notice("The page has made a mistake", text);
+  });
+}
 byId("unstarted").remove(); // the notice that the script was not loaded
 let held = false; // whether the talk button is held, in push-to-talk
 let hint = ""; // shown until the next press
@@ -56,19 +65,44 @@ async function whyNoCall() {
   return webrtc ? "" : "this server takes no calls (WebRTC)";
 }
 
-/** The sound of a call: its voice to the player, the microphone to it. */
-function useCall() {
-  connection.call?.stream.then((stream) => player.listen(stream));
-  sendMicrophone();
-}
-
 /** A call gets the microphone while it is on, in push-to-talk while the button is held. */
 function sendMicrophone() {
   connection.call?.speak(settings.handsFree || held ? microphone.track : null).catch(() => {}); // the call has just ended
 }
 
-/** Open the player and the session at the same time; the player also loads files from the server. */
-const ready = () => Promise.all([player.open(), connection.ready()]);
+/** Open the player and the session at the same time. Text needs no sound, so nothing waits for the player. */
+const ready = () => (openPlayer(), connection.ready());
+
+function openPlayer() {
+  player.open().then(
+    () => setTimeout(tellSound, SOUND_MS),
+    ({ name }) => view.notice(SOUND, `The browser gives this page none (${name}). Replies are written.`),
+  );
+}
+
+/** The browser or the system has stopped the sound, or lets it go on. */
+function tellSound() {
+  const why = "The browser or the system has stopped it, as for a phone call or a locked screen.";
+  if (player.stopped) view.notice(SOUND, why, { label: "Turn it on", run: wake });
+  else view.removeNotice(SOUND);
+}
+
+/** The system has stopped the microphone, or lets it go on. */
+function tellMicrophone() {
+  const why = "The system has stopped it, as for a phone call or a locked screen.";
+  const restart = { label: "Use it again", run: () => microphone.stop().then(openMicrophone) };
+  if (microphone.interrupted) view.notice(MICROPHONE, why, restart);
+  else view.removeNotice(MICROPHONE);
+  refresh();
+}
+
+/** Sound that was refused or stopped may be allowed now. */
+function wake() {
+  player.wake();
+  microphone.wake();
+}
+player.addEventListener("state", tellSound);
+for (const name of ["pointerup", "click", "keydown", "visibilitychange"]) document.addEventListener(name, wake, true);
 
 async function talk() {
   await attempt(async () => {
@@ -243,7 +277,7 @@ byId("settings").addEventListener("close", () => connection.remedy === "key" && 
 
 function replay(turn) {
   attempt(async () => {
-    await player.open();
+    openPlayer();
     await dialogue.interrupt();
     const id = `again_${performance.now()}`;
     turn.audio.forEach((pcm) => player.push(id, pcm));
@@ -323,7 +357,7 @@ dialogue.addEventListener("said", ({ detail: { role, text, source, name, output 
   if (role === "tool" && settings.announce) view.announce(`Tool ${name}: ${output}`);
 });
 connection.addEventListener("open", ({ detail }) => view.model((model = detail.model ?? model)));
-connection.addEventListener("open", useCall);
+connection.addEventListener("open", () => (connection.call ? sendMicrophone() : player.leave()));
 connection.addEventListener("silent", refresh);
 let told = ["closed", "Not connected", ""]; // what the connection told last: its state, in words, and why
 connection.addEventListener("state", ({ detail: { state, reason, retryS, remedy: kind } }) => {
@@ -371,6 +405,7 @@ function refresh() {
 function currentPhase() {
   if (connection.silent) return { phase: "lost", words: "The server does not answer. What you say now may not be heard." };
   const open = connection.state === "open";
+  if (microphone.interrupted) return { phase: "lost", words: "The microphone is stopped: nobody hears you." };
   if (dialogue.recording && !open) return { phase: "lost", words: "Not connected. What you say is kept until you let go." };
   if (microphone.running && !open) return { phase: "lost", words: "Not connected: nobody hears you." };
   if (dialogue.recording) return { phase: "hearing", words: "Hearing you. Let go when you are done." };

@@ -18,7 +18,7 @@ from echox.serving.protocol.json_input import JsonObject
 from echox.serving.protocol.options import SessionOptions
 from echox.serving.realtime.serve import first_options, serve_session
 from echox.serving.realtime.transport import Disconnected
-from echox.serving.rest.common import RequestError, client_of, error_response, json_object
+from echox.serving.rest.common import RequestError, cancel_on_disconnect, client_of, error_response, json_object
 from echox.serving.rest.forms import read_form
 from echox.serving.service.service import Service
 from echox.serving.webrtc.call import Call
@@ -72,12 +72,13 @@ class Calls:
         await service.prepare_tools(options.tools.use, "session.tools")
         client = client_of(request)
         try:
-            await service.admit_session(client)
+            # Who has left while it waited gets no place.
+            await cancel_on_disconnect(request, service.admit_session(client))
         except EventError as error:
             service.metrics.refused.labels(error.code).inc()
             return error_response(503, error.code, str(error), {"Retry-After": "1"})
         try:
-            call, answer = await self._begin(service, offer, options, client)
+            call, answer = await cancel_on_disconnect(request, self._begin(service, offer, options, client))
         except BaseException:
             service.session_admission.release(client)
             raise

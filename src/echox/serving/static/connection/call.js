@@ -2,37 +2,33 @@
 
 const GATHER_MS = 1000; // for addresses; the server answers to those that have proved themselves, so none is waited for longer
 
-/** Why the server took no call; `again`: another one may be taken. */
-class NoCall extends Error {
-  constructor(text, again) {
-    super(text);
-    this.again = again;
-  }
-}
-
+/**
+ * Besides those of a WebSocket, its `onclose` gets `status` and `error` if the server has refused the call, and `noCall`
+ * if none can be made here, in words.
+ */
 export class CallSocket {
-  /** @param {URL} url of the endpoint of calls. @param {string} key the API key, "" for none. */
-  constructor(url, key) {
+  /**
+   * @param {URL} url of the endpoint of calls. @param {Record<string, string>} headers with the API key.
+   * @param {(stream: MediaStream) => Promise<void>} listen plays the voice of the server.
+   */
+  constructor(url, headers, listen) {
     this.readyState = WebSocket.CONNECTING;
     this.onopen = this.onmessage = this.onclose = null;
-    this.why = null; // {text, again}: why it did not open
-    this.answered = false; // the server has answered the request, whatever becomes of the sound
-    this.stream = new Promise((resolve) => (this.#gotStream = resolve)); // the voice of the server
+    this.onanswer = null; // the server has answered the request, whatever becomes of the sound
+    this.place = null; // of the call at the server
+    this.request = new AbortController();
     this.peer = new RTCPeerConnection();
     this.sender = this.peer.addTransceiver("audio", { direction: "sendrecv" }).sender;
     this.channel = this.peer.createDataChannel("oai-events");
-    this.peer.ontrack = ({ streams: [stream], track }) => this.#gotStream(stream ?? new MediaStream([track]));
-    this.channel.onopen = () => {
-      this.readyState = WebSocket.OPEN;
-      this.onopen?.();
-    };
-    this.channel.onmessage = ({ data }) => this.onmessage?.({ data });
-    this.channel.onclose = () => this.#end("The call ended.", true);
-    this.peer.onconnectionstatechange = () => this.peer.connectionState === "failed" && this.#end("Its sound does not get through the network.", false);
-    this.#call(url, key).catch((error) => this.#end(error.message, error.again ?? false));
+    const opened = new Promise((resolve) => (this.channel.onopen = resolve));
+    const heard = this.#voice().then(listen);
+    const ready = Promise.all([opened, heard]);
+    ready.then(() => this.#begin(), ({ name }) => this.#end({ noCall: `Its sound cannot be played here (${name}).` }));
+    this.channel.onmessage = ({ data }) => ready.then(() => this.onmessage?.({ data }), () => {}); // nothing before it can be heard
+    this.channel.onclose = () => this.#end({});
+    this.peer.onconnectionstatechange = () => this.peer.connectionState === "failed" && this.#end({ noCall: "Its sound does not get through the network." });
+    this.#call(url, headers).catch(({ name }) => this.#end({ noCall: `The browser cannot make one (${name}).` }));
   }
-
-  #gotStream;
 
   get bufferedAmount() {
     return this.channel.bufferedAmount;
@@ -48,30 +44,46 @@ export class CallSocket {
   }
 
   close() {
-    this.#end("", true);
+    this.#end({});
   }
 
-  async #call(url, key) {
+  /** @returns {Promise<MediaStream>} what the server sends. */
+  #voice() {
+    return new Promise((resolve) => (this.peer.ontrack = ({ streams: [stream], track }) => resolve(stream ?? new MediaStream([track]))));
+  }
+
+  async #call(url, headers) {
     await this.peer.setLocalDescription();
     await new Promise((resolve) => {
       setTimeout(resolve, GATHER_MS);
       this.peer.onicegatheringstatechange = () => this.peer.iceGatheringState === "complete" && resolve();
     });
-    const headers = { "Content-Type": "application/sdp", ...(key && { Authorization: `Bearer ${key}` }) };
-    const answer = await fetch(url, { method: "POST", headers, body: this.peer.localDescription.sdp });
-    this.answered = true;
+    const body = this.peer.localDescription.sdp;
+    const request = { method: "POST", headers: { ...headers, "Content-Type": "application/sdp" }, body, signal: this.request.signal };
+    const answer = await fetch(url, request).catch(() => null);
+    if (!answer) return this.#end({ unanswered: true });
+    this.onanswer?.();
     if (answer.status !== 201) {
       const { error } = await answer.json().catch(() => ({}));
-      throw new NoCall(error?.message ?? `The server answered ${answer.status}.`, [401, 403, 503].includes(answer.status));
+      return this.#end({ status: answer.status, error });
     }
+    this.place = { url: `${url}/${answer.headers.get("Location")?.split("/").pop()}/hangup`, headers };
     await this.peer.setRemoteDescription({ type: "answer", sdp: await answer.text() });
   }
 
-  #end(text, again) {
+  #begin() {
+    if (this.readyState !== WebSocket.CONNECTING) return;
+    this.readyState = WebSocket.OPEN;
+    this.onopen?.();
+  }
+
+  #end(why) {
     if (this.readyState === WebSocket.CLOSED) return;
-    if (this.readyState === WebSocket.CONNECTING && text) this.why = { text, again };
+    const wasOpen = this.readyState === WebSocket.OPEN;
     this.readyState = WebSocket.CLOSED;
+    this.request.abort();
     this.peer.close();
-    this.onclose?.({ code: 1006, reason: "" });
+    if (!wasOpen && this.place) fetch(this.place.url, { method: "POST", headers: this.place.headers }).catch(() => {}); // it need not wait for us
+    this.onclose?.({ code: 1006, reason: "", ...(wasOpen ? {} : why) });
   }
 }

@@ -9,7 +9,10 @@ const RETRY_S = [0.5, 1, 2, 4, 8, 15];
 const TRY_AGAIN = 1013;
 const RECONNECT_CODES = new Set([1001, 1005, 1006, 1011, 1012, TRY_AGAIN]); // going away, broken, restarting, full
 const ANSWER_S = 10;
-const OPEN_MS = 5000; // for the handshake
+const OPEN_MS = 5000; // for the handshake, or the sound of a call
+const KNOCK_MS = 2500; // without an answer to a call: is the server there, and has no free place? As long for the answer
+const PART_CHARS = 32_768; // of a longer event, in one message
+const PARTS_AT_ONCE = 3; // that the server has not taken: pings come through between them
 const CHECK_MS = 250;
 const PING_MS = 1000; // from an answer to the next ping
 const SILENT_MS = 3000; // without an answer: the page reports it (5 s after the server stopped to answer, at the latest)
@@ -31,6 +34,14 @@ export class Unreachable extends Error {
   }
 }
 
+/** A call cannot be made, or cannot be heard; a WebSocket may do. */
+class NoCall extends Error {}
+
+const bearer = (key) => (key ? { Authorization: `Bearer ${key}` } : {});
+
+/** A key in letters that a subprotocol may have. */
+const base64Url = (key) => btoa(key).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+
 /**
  * Events: `state` (detail {state: closed | connecting | open | waiting, reason, retryS, remedy}), `server` (detail: one
  * event of the server), `open` (a new session, which knows nothing of an older one), `silent` (detail: whether the
@@ -40,12 +51,11 @@ export class Connection extends EventTarget {
   /**
    * @param {URL} url of the endpoint. @param {() => string} key the API key, "" for none.
    * @param {() => Promise<string>} whyNoCall "" if a call can be tried, else why not.
+   * @param {(stream: MediaStream) => Promise<void>} listen plays the voice of a call.
    */
-  constructor(url, key, whyNoCall = async () => "") {
+  constructor(url, key, whyNoCall, listen) {
     super();
-    this.url = url;
-    this.key = key;
-    this.whyNoCall = whyNoCall;
+    Object.assign(this, { url, key, whyNoCall, listen });
     this.failedCall = ""; // why calls do not work here: none is tried again
     this.way = ""; // how the session is carried, in words
     this.state = "closed";
@@ -53,6 +63,7 @@ export class Connection extends EventTarget {
     this.remedy = ""; // what the user can do about the last refusal
     this.attempt = 0;
     this.sent = 0;
+    this.uploading = Promise.resolve(); // the last event that is sent in parts
     this.answers = new Map(); // event_id of this page (or a symbol) -> the request that waits for an answer
   }
 
@@ -78,35 +89,73 @@ export class Connection extends EventTarget {
     this.remedy = "";
     this.#enter("connecting");
     const key = this.key();
-    const why = this.failedCall || (await this.whyNoCall());
-    if (!why) {
-      const call = new CallSocket(new URL("realtime/calls", this.url), key);
+    if (/[^ -~]/.test(key)) return this.#refuse(whyRefused(401, key)); // no server has such a key: no header can carry it
+    try {
+      return await this.#openBest(key);
+    } catch (error) {
+      if (error instanceof Unreachable) throw error;
+      return this.#refuse({ text: `The browser could not connect (${error.name}).` }); // its own words may show the key
+    }
+  }
+
+  #refuse({ text, remedy = "" }) {
+    this.remedy = remedy;
+    this.#enter("closed", text);
+    throw new Unreachable(text, remedy);
+  }
+
+  /** A call, or a WebSocket. */
+  async #openBest(key) {
+    const why = this.failedCall ? "" : await this.whyNoCall();
+    if (!this.failedCall && !why) {
       this.way = "WebRTC";
       try {
-        return await this.#opened(call, key);
+        return await this.#opened(this.#newCall(key), key);
       } catch (error) {
-        if (!call.why || call !== this.socket) throw error;
-        if (!call.why.again) this.failedCall = call.why.text;
-        this.way = `WebSocket, as a call (WebRTC) failed: ${call.why.text}`;
+        if (!(error instanceof NoCall)) throw error;
+        this.failedCall = error.message;
       }
-    } else this.way = `WebSocket: ${why}`;
+    }
+    this.way = why ? `WebSocket: ${why}` : `WebSocket, as a call (WebRTC) failed: ${this.failedCall}`;
     const url = new URL(this.url);
     url.protocol = url.protocol.replace("http", "ws");
-    return this.#opened(new WebSocket(url, ["realtime", ...(key ? [`openai-insecure-api-key.${key}`] : [])]), key);
+    return this.#opened(new WebSocket(url, ["realtime", ...(key ? [`echox-api-key.${base64Url(key)}`] : [])]), key);
+  }
+
+  #newCall(key) {
+    try {
+      return new CallSocket(new URL("realtime/calls", this.url), bearer(key), this.listen);
+    } catch ({ name }) {
+      throw new NoCall(`The browser cannot make one (${name}).`);
+    }
   }
 
   /** The session of a socket that is being opened. */
   #opened(socket, key) {
     this.socket = socket;
     let farewell = null; // the error with which the server closes
+    let timer;
+    const limit = (ms, run = () => this.#drop(socket)) => {
+      clearTimeout(timer);
+      timer = setTimeout(run, ms);
+    };
+    const wait = (ms) =>
+      limit(ms, async () => {
+        const mine = timer;
+        const isThere = (await this.#probe(key, KNOCK_MS)) !== null; // and has no free place
+        if (mine === timer) isThere ? wait(DEAD_MS) : this.#drop(socket);
+      });
+    const stop = () => (timer = clearTimeout(timer));
     return new Promise((resolve, reject) => {
-      const handshake = setTimeout(() => this.#drop(socket), OPEN_MS);
-      socket.onopen = () => clearTimeout(handshake);
+      this.call ? wait(KNOCK_MS) : limit(OPEN_MS);
+      socket.onanswer = () => limit(OPEN_MS, () => this.#drop(socket, { noCall: "There was no answer in time." }));
+      socket.onopen = () => wait(DEAD_MS);
       socket.onmessage = ({ data }) => {
         const event = JSON.parse(data);
         this.heardAt = performance.now();
         this.#setSilent(false);
         if (event.type === "session.created") {
+          stop();
           this.attempt = 0;
           this.#enter("open");
           this.#beat(socket);
@@ -119,25 +168,31 @@ export class Connection extends EventTarget {
         this.#resolve(event);
         this.dispatchEvent(new CustomEvent("server", { detail: event }));
       };
-      socket.onclose = async ({ code, reason, unanswered }) => {
-        clearTimeout(handshake);
+      socket.onclose = async ({ code, reason, unanswered, status, error, noCall }) => {
+        stop();
         if (socket !== this.socket) return reject(new Unreachable("The session was ended.")); // by this page: a newer one may be open
         clearInterval(this.beating);
         this.#setSilent(false);
         const wasOpen = this.state === "open";
-        if (!wasOpen && this.call && (this.call.answered || !unanswered)) {
-          socket.why ??= { text: "There was no answer in time.", again: false };
-          return reject(new Unreachable(socket.why.text)); // a WebSocket is tried
-        }
+        const full = status === 503;
+        if (status && !full && ![401, 403].includes(status)) noCall = error?.message ?? `The server answered ${status}.`;
+        if (this.call && !(wasOpen || status || unanswered || farewell)) noCall ??= "It ended at once.";
+        if (noCall) return reject(new NoCall(noCall)); // a WebSocket is tried
         this.state = "closed";
         const opened = wasOpen || farewell || reason;
-        const found = unanswered ? whyRefused(null) : opened ? whyClosed(code, reason, farewell) : whyRefused(await this.#probe(key), key);
+        const found = unanswered
+          ? whyRefused(null)
+          : full
+            ? { text: refusal(error ?? {}) }
+            : opened
+              ? whyClosed(code, reason, farewell)
+              : whyRefused(status ?? (await this.#probe(key)), key);
         this.remedy = found.remedy ?? "";
         this.#fail(found.text);
         reject(new Unreachable(found.text, found.remedy));
         if (socket !== this.socket) return; // closed by this page meanwhile
         const ended = this.call && farewell; // a call has no codes of its own
-        const retry = !ended && (wasOpen || this.attempt > 0 ? RECONNECT_CODES.has(code) : code === TRY_AGAIN);
+        const retry = full || (!ended && (wasOpen || this.attempt > 0 ? RECONNECT_CODES.has(code) : code === TRY_AGAIN));
         const again = (retry || farewell?.code === "session_expired") && !found.remedy;
         if (again && this.attempt < RETRY_S.length) this.#retryLater(found.text);
         else this.#enter("closed", found.text);
@@ -146,10 +201,9 @@ export class Connection extends EventTarget {
   }
 
   /** The HTTP status of the server for this key; null: no answer. */
-  async #probe(key) {
+  async #probe(key, ms = OPEN_MS) {
     try {
-      const headers = key ? { Authorization: `Bearer ${key}` } : {};
-      return (await fetch(new URL("models", this.url), { headers, signal: AbortSignal.timeout(OPEN_MS) })).status;
+      return (await fetch(new URL("models", this.url), { headers: bearer(key), signal: AbortSignal.timeout(ms) })).status;
     } catch {
       return null;
     }
@@ -176,11 +230,11 @@ export class Connection extends EventTarget {
   }
 
   /** Close a socket whose server does not answer, without waiting for its close frame. */
-  #drop(socket) {
+  #drop(socket, why = { unanswered: true }) {
     const { onclose } = socket;
     socket.onclose = socket.onmessage = socket.onopen = null;
     socket.close();
-    onclose?.({ code: 1006, reason: "", unanswered: true });
+    onclose?.({ code: 1006, reason: "", ...why });
   }
 
   #retryLater(reason) {
@@ -208,21 +262,59 @@ export class Connection extends EventTarget {
 
   /** Send an event if there is a session. @returns {boolean} it was sent. */
   send(event) {
+    return this.#put(this.#write(event).text);
+  }
+
+  #write(event) {
+    const id = `page_${++this.sent}`;
+    return { id, text: JSON.stringify({ event_id: id, ...event }) };
+  }
+
+  #put(text) {
     if (this.state !== "open" || this.socket.readyState !== WebSocket.OPEN) return false;
-    this.socket.send(JSON.stringify({ event_id: `page_${++this.sent}`, ...event }));
+    this.socket.send(text);
     return true;
   }
 
   /**
-   * Send an event and wait for the one that answers it.
+   * Send an event and wait for the one that answers it. A long one is sent in parts: a call takes no long messages, and
+   * nothing gets past one on a slow network.
    * @param {(event: object) => boolean} isAnswer
    * @returns {Promise<object>} the answer. @throws {Refused} the server's error. @throws {Error} no session, no answer.
    */
   ask(event, isAnswer) {
+    const { id, text } = this.#write(event);
+    const answer = () => this.#answer(id, event.type, isAnswer);
+    if (text.length <= PART_CHARS) return this.#put(text) ? answer() : Promise.reject(new Error("There is no connection."));
+    const done = this.uploading.then(() => this.#askInParts(text, answer));
+    this.uploading = done.catch(() => {}); // the next one does not care
+    return done;
+  }
+
+  async #askInParts(text, answer) {
+    const parts = text.match(new RegExp(`[^]{1,${PART_CHARS}}`, "gu")); // whole characters
+    const taken = [];
+    const put = (index) => {
+      const isTaken = ({ type, index: which }) => type === "echox.event.taken" && which === index;
+      taken[index] = this.ask({ type: "echox.event.part", index, count: parts.length, text: parts[index] }, isTaken);
+      taken[index].catch(() => {}); // it is waited for below
+    };
+    const last = parts.length - 1;
+    for (let index = 0; index < last; index++) {
+      if (index >= PARTS_AT_ONCE) await taken[index - PARTS_AT_ONCE];
+      put(index);
+    }
+    await Promise.all(taken); // so that the time for the answer begins now
+    const answered = answer();
+    answered.catch(() => {}); // the last part may be refused before
+    put(last);
+    await taken[last];
+    return answered;
+  }
+
+  #answer(id, type, isAnswer) {
     return new Promise((resolve, reject) => {
-      if (!this.send(event)) return reject(new Error("There is no connection."));
-      const id = `page_${this.sent}`;
-      const timer = setTimeout(() => this.#forget(id, new Error(`The server did not answer ${event.type}.`)), ANSWER_S * 1000);
+      const timer = setTimeout(() => this.#forget(id, new Error(`The server did not answer ${type}.`)), ANSWER_S * 1000);
       this.answers.set(id, { isAnswer, resolve, reject, timer });
     });
   }

@@ -1,15 +1,29 @@
 /** Audio input and output: microphone, player, audio files, WAV. Audio to and from the server is 24 kHz PCM16. */
 import { JitterBuffer } from "./jitter-buffer.js";
+import { Resampler } from "./resampler.js";
 
 export const RATE = 24000;
 const CHUNK_MS = 20;
-const FALLBACK_FRAMES = 1024;
+const FALLBACK_FRAMES = 2048;
+const FLUSH_MS = 500; // a context that the system has stopped may answer nothing
 const RING_TONES = 3;
 const RING_S = 0.25;
 const RING_HZ = 880;
 
 /** Whether this page can use a microphone. Browsers require HTTPS or localhost. */
 export const microphoneAllowedHere = () => window.isSecureContext && Boolean(navigator.mediaDevices?.getUserMedia);
+
+/** A context at the rate of the device: a stream of another rate cannot be joined to one in Firefox. @param {() => void} onState */
+function contextAt(onState) {
+  const context = new AudioContext({ latencyHint: "interactive" });
+  context.onstatechange = onState;
+  return context;
+}
+
+/** Let a context run that waits for a click or that the system has stopped. Nobody waits for it: it may never happen. */
+function wake(context) {
+  if (context && !["running", "closed"].includes(context.state)) context.resume().catch(() => {}); // its state tells
+}
 
 /** A node that hands on what it hears, as 24 kHz chunks. @param {(chunk: {pcm: Int16Array, level: number}) => void} onChunk */
 async function captureNode(context, onChunk) {
@@ -28,11 +42,12 @@ export class Microphone {
   /**
    * @param {(pcm: Int16Array, level: number, first: boolean) => void} onChunk `first`: since it was started.
    * @param {() => void} onLost called when the device is disconnected.
+   * @param {() => void} onState called when `interrupted` may have changed.
    */
-  constructor(onChunk, onLost) {
-    this.onChunk = onChunk;
-    this.onLost = onLost;
-    this.stream = null;
+  constructor(onChunk, onLost, onState) {
+    Object.assign(this, { onChunk, onLost, onState });
+    this.stream = this.context = null;
+    this.interrupted = false; // the system has stopped it: a phone call, a locked screen
   }
 
   get running() {
@@ -63,28 +78,39 @@ export class Microphone {
   }
 
   async #listen() {
-    this.context = new AudioContext({ latencyHint: "interactive" });
+    const context = contextAt(() => {
+      if (context !== this.context) return; // it was switched off
+      this.interrupted = context.state !== "running";
+      this.onState();
+    });
+    this.context = context;
     let first = true;
-    const node = await captureNode(this.context, ({ pcm, level }) => {
+    const node = await captureNode(context, ({ pcm, level }) => {
       if (!this.running) return;
       this.onChunk(pcm, level, first);
       first = false;
     });
-    this.context.createMediaStreamSource(this.stream).connect(node);
+    context.createMediaStreamSource(this.stream).connect(node);
     const [track] = this.stream.getAudioTracks();
     track.onended = () => this.running && this.stop().then(this.onLost);
-    await this.context.resume();
+    this.wake();
+  }
+
+  /** Let it run. Call it from any click or key press; it may have been refused before. */
+  wake() {
+    wake(this.context);
   }
 
   async stop() {
-    this.stream?.getTracks().forEach((track) => track.stop());
-    this.stream = null;
-    await this.context?.close();
-    this.context = null;
+    const { stream, context } = this;
+    this.stream = this.context = null;
+    this.interrupted = false;
+    stream?.getTracks().forEach((track) => track.stop());
+    await context?.close().catch(() => {}); // it is closed already
   }
 }
 
-/** Plays replies through the jitter buffer, or what a call brings, and counts what was heard. */
+/** Plays replies through the jitter buffer, or what a call brings, and counts what was heard. Event `state`: it was stopped or runs. */
 export class Player extends EventTarget {
   constructor() {
     super();
@@ -92,19 +118,41 @@ export class Player extends EventTarget {
     this.volume = 1;
     this.underruns = 0;
     this.now = null; // {item, playedS, bufferedS} of the reply that is audible
+    this.items = new Map(); // replies that have not been played to their end -> what brings them to the rate of the device
     this.flushes = [];
     this.voiced = null; // {item, frames}: the reply that a call brings
     this.live = null; // what lowers it
+    this.leave = () => {}; // ends the last call's sound
   }
 
-  /** Call it first from a click or key press; browsers allow no sound before one. */
+  /**
+   * Call it first from a click or key press; browsers allow no sound before one. It waits for no sound: what is pushed
+   * before there is one is kept. @throws {DOMException} there will be none.
+   */
   async open() {
     if (!this.context) {
-      this.context = new AudioContext({ sampleRate: RATE, latencyHint: "interactive" });
-      this.opened = this.#build();
+      this.context = contextAt(() => this.dispatchEvent(new CustomEvent("state")));
+      this.#command = (message) => this.early.push(message);
+      this.early = [];
+      this.opened = this.#build().catch((error) => {
+        this.#command = () => {};
+        this.context.close().catch(() => {});
+        this.context = this.output = null; // the next click tries again
+        throw error;
+      });
     }
+    this.wake();
     await this.opened;
-    if (this.context.state !== "running") await this.context.resume();
+  }
+
+  /** Let it run. Call it from any click or key press; it may have been refused before. */
+  wake() {
+    wake(this.context);
+  }
+
+  /** It should play and the browser or the system does not let it. */
+  get stopped() {
+    return this.context !== null && this.context.state !== "running";
   }
 
   async #build() {
@@ -120,11 +168,12 @@ export class Player extends EventTarget {
     } else {
       this.#withoutWorklet();
     }
+    this.early.splice(0).forEach((message) => this.#command(message));
   }
 
   /** Without AudioWorklet (pages over plain HTTP), run the same buffer in this thread. */
   #withoutWorklet() {
-    const buffer = new JitterBuffer(RATE, (event) => this.#heard(event));
+    const buffer = new JitterBuffer(this.context.sampleRate, (event) => this.#heard(event));
     const node = this.context.createScriptProcessor(FALLBACK_FRAMES, 0, 1);
     node.onaudioprocess = ({ outputBuffer }) => {
       buffer.pull(outputBuffer.getChannelData(0));
@@ -149,20 +198,31 @@ export class Player extends EventTarget {
 
   /** Convert frames that the buffer has played to seconds that were heard. */
   #heardS(frames) {
-    return Math.max(0, frames / RATE - this.latencyS);
+    return Math.max(0, frames / this.context.sampleRate - this.latencyS);
   }
 
-  /** Play the voice of a call. It holds silence and replies; `voice` says which. @param {MediaStream} stream */
+  /**
+   * Play the voice of a call instead of an earlier call's. It holds silence and replies; `voice` says which.
+   * @param {MediaStream} stream @throws {DOMException} the browser cannot.
+   */
   async listen(stream) {
+    const mine = (this.listening = Symbol("call"));
     await this.open();
+    const capture = await captureNode(this.context, ({ pcm }) => this.#live(pcm));
+    if (mine !== this.listening) return capture.disconnect(); // the next call has begun
+    this.leave();
     const muted = Object.assign(new Audio(), { srcObject: stream, muted: true }); // without it Chromium gives the context no sound
     muted.play().catch(() => {});
-    const capture = await captureNode(this.context, ({ pcm }) => this.#live(pcm));
     const source = this.context.createMediaStreamSource(stream);
     this.live = new GainNode(this.context, { gain: 1 });
     source.connect(this.live).connect(this.analyser);
     source.connect(capture);
-    stream.getAudioTracks()[0].onended = () => [source, capture, this.live].forEach((node) => node.disconnect());
+    const nodes = [source, capture, this.live];
+    this.leave = () => {
+      nodes.forEach((node) => node.disconnect());
+      muted.srcObject = null;
+      this.leave = () => {};
+    };
   }
 
   #live(pcm) {
@@ -185,32 +245,45 @@ export class Player extends EventTarget {
   }
 
   push(item, pcm) {
-    const samples = Float32Array.from(pcm, (x) => x / 32768);
-    this.#command({ type: "push", item, samples });
+    if (!this.context) return; // there is no sound
+    if (!this.items.has(item)) this.items.set(item, new Resampler(RATE, this.context.sampleRate));
+    this.#command({ type: "push", item, samples: this.items.get(item).push(Float32Array.from(pcm, (x) => x / 32768)) });
   }
 
   end(item) {
+    if (!this.context) return this.dispatchEvent(new CustomEvent("ended", { detail: { item, playedS: 0 } })); // nothing is heard of it
+    const resampler = this.items.get(item);
+    if (resampler) this.#command({ type: "push", item, samples: resampler.end() });
+    if (resampler) this.items.set(item, null); // it may be said twice
     this.#command({ type: "end", item });
   }
 
   /** Lower the volume while it is unclear whether the user interrupts. */
   duck(on) {
     this.#command({ type: "duck", level: on ? 0.25 : 1 });
-    this.live?.gain.setTargetAtTime(on ? 0.25 : 1, this.context.currentTime, 0.02);
+    this.live?.gain.setTargetAtTime(on ? 0.25 : 1, this.live.context.currentTime, 0.02);
   }
 
   /** Stop at once. @returns {Promise<{item: string, heardS: number}[]>} how much of each unfinished reply was heard. */
   flush() {
-    if (!this.context) return Promise.resolve([]);
     this.duck(false);
+    if (!this.items.size) return Promise.resolve([]);
+    const { now } = this;
+    const known = [...this.items.keys()].map((item) => ({ item, heardS: now?.item === item ? now.playedS : 0 }));
+    this.items.clear();
     return new Promise((resolve) => {
       this.flushes.push(resolve);
       this.#command({ type: "flush" });
+      setTimeout(() => {
+        if (this.now === now) this.now = null;
+        resolve(known);
+      }, FLUSH_MS);
     });
   }
 
   /** Three short tones, over whatever is being played. */
   ring() {
+    if (!this.output) return;
     for (let n = 0; n < RING_TONES; n++) {
       const at = this.context.currentTime + n * 2 * RING_S;
       const tone = new OscillatorNode(this.context, { frequency: RING_HZ });
@@ -234,8 +307,10 @@ export class Player extends EventTarget {
       return;
     }
     if (event.type === "underrun") this.underruns += 1;
-    const playedS = event.type === "ended" ? event.played / RATE : this.#heardS(event.played);
-    this.now = event.type === "ended" ? null : { item: event.item, playedS, bufferedS: event.buffered / RATE };
+    const rate = this.context.sampleRate;
+    const playedS = event.type === "ended" ? event.played / rate : this.#heardS(event.played);
+    this.now = event.type === "ended" ? null : { item: event.item, playedS, bufferedS: event.buffered / rate };
+    if (event.type === "ended") this.items.delete(event.item);
     this.dispatchEvent(new CustomEvent(event.type, { detail: { item: event.item, playedS } }));
   }
 }

@@ -1,6 +1,6 @@
 /**
  * Streaming resampler, any rate to any rate: windowed sinc, its low-pass below the lower of the two Nyquist rates.
- * Microphones have the rate of the machine (44.1 or 48 kHz); the protocol needs 24 kHz.
+ * Microphones and loudspeakers have the rate of the machine (44.1 or 48 kHz); the protocol has 24 kHz.
  */
 const ZERO_CROSSINGS = 16; // of the sinc on each side: more is steeper
 const STEPS = 256; // table entries per zero crossing
@@ -32,6 +32,11 @@ export class Resampler {
     this.history = frames.slice(keep);
     this.position -= keep;
     return out;
+  }
+
+  /** @returns {Float32Array} the last frames: silence follows. */
+  end() {
+    return this.push(new Float32Array(this.reach));
   }
 
   #at(frames, position) {
