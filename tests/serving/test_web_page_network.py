@@ -1,4 +1,4 @@
-"""The page on bad days: long files, slow networks, full servers, strange keys, browsers that refuse; in a real browser."""
+"""The page in a real browser on bad days: long files, slow networks, full servers, strange keys, refusals."""
 
 import importlib.util
 
@@ -23,8 +23,9 @@ const later = window.setTimeout;
 window.setTimeout = (run, ms, ...rest) => later(run, ms >= 1000 ? ms / 5 : ms, ...rest);
 window.told = [];
 addEventListener("DOMContentLoaded", () => {
-  const tell = () => window.told.push(document.querySelector("#connection").textContent.trim(), document.querySelector("#notices").textContent);
-  for (const place of ["#connection", "#notices"]) new MutationObserver(tell).observe(document.querySelector(place), { childList: true, subtree: true });
+  const places = ["#connection", "#notices"].map((name) => document.querySelector(name));
+  const tell = () => window.told.push(...places.map((place) => place.textContent.trim()));
+  for (const place of places) new MutationObserver(tell).observe(place, { childList: true, subtree: true });
 });
 """
 
@@ -161,7 +162,9 @@ def test_any_key_opens_a_session_and_is_shown_nowhere(model, call, key):
 
 
 THROWS = """
-window.%s = class { constructor(...given) { throw new DOMException(`what was given: ${JSON.stringify(given)}`, "SecurityError"); } };
+window.%s = class {
+  constructor(...given) { throw new DOMException(`what was given: ${JSON.stringify(given)}`, "SecurityError"); }
+};
 """
 
 

@@ -1,4 +1,4 @@
-"""The sound of the page where browsers and systems are not as one would like: other rates, no sound, sound that is taken."""
+"""The sound of the page where browsers and systems are difficult: one rate only, no sound, sound that is taken."""
 
 import importlib.util
 
@@ -59,7 +59,7 @@ def test_a_call_is_heard_where_streams_and_contexts_must_have_one_rate(phone, tm
 
 
 DEAF = {
-    "stream": "AudioContext.prototype.createMediaStreamSource = () => { throw new DOMException('', 'NotSupportedError'); };",
+    "stream": "AudioContext.prototype.createMediaStreamSource = () => { throw new DOMException('', 'AbortError'); };",
     "worklet": "AudioWorklet.prototype.addModule = () => Promise.reject(new DOMException('', 'AbortError'));",
     "context": "window.AudioContext = class { constructor() { throw new DOMException('', 'NotSupportedError'); } };",
 }
@@ -159,9 +159,7 @@ TOUCH = (
 def test_push_to_talk_as_the_first_touch_is_answered_once_it_has_let_go(server, tmp_path):
     """Browsers let a page sound once a touch has ended, not when it begins."""
     with chromium(microphone_file(tmp_path, 3.0, "cow")) as browser, opened(browser, server.address()) as page:
-        before(
-            page, TOUCH.replace("ASLEEP", "") + "addEventListener('pointerup', () => { window.tapped = true; }, true);"
-        )
+        before(page, TOUCH + "addEventListener('pointerup', () => { window.tapped = true; }, true);")
         page.evaluate("localStorage['echox-settings'] = JSON.stringify({ mode: 'push-to-talk' })")
         page.reload()
         button = page.get_by_role("button", name="Hold to talk")

@@ -50,7 +50,7 @@ class AccessPolicy:
         any_host: accept any Host header though there is no key (a proxy in front of the server checks it).
 
     Raises:
-        ValueError: a key that is empty, that no header can carry or that looks like a client secret; or a malformed origin.
+        ValueError: a key that is empty, not printable ASCII or like a client secret, or a malformed origin.
     """
 
     api_key: str | None = None
