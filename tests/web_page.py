@@ -47,7 +47,10 @@ class Server:
 
         self.service = Service(model, "nano", Limits(wait_s=0.2))
         config = uvicorn.Config(
-            create_app(self.service, AccessPolicy(api_key, any_host=True), ice), port=0, log_level="warning"
+            create_app(self.service, AccessPolicy(api_key, any_host=True), ice),
+            port=0,
+            log_level="warning",
+            ws_per_message_deflate=False,  # as `make_server` has it
         )
         self.uvicorn = uvicorn.Server(config)
         self.thread = threading.Thread(target=self._run, daemon=True)

@@ -82,8 +82,9 @@ export class CallSocket {
     const wasOpen = this.readyState === WebSocket.OPEN;
     this.readyState = WebSocket.CLOSED;
     this.request.abort();
+    const alone = this.place && this.peer.connectionState !== "connected"; // the server would wait for us
     this.peer.close();
-    if (!wasOpen && this.place) fetch(this.place.url, { method: "POST", headers: this.place.headers }).catch(() => {}); // it need not wait for us
+    if (alone && !wasOpen) fetch(this.place.url, { method: "POST", headers: this.place.headers }).catch(() => {});
     this.onclose?.({ code: 1006, reason: "", ...(wasOpen ? {} : why) });
   }
 }

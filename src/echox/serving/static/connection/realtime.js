@@ -11,8 +11,8 @@ const RECONNECT_CODES = new Set([1001, 1005, 1006, 1011, 1012, TRY_AGAIN]); // g
 const ANSWER_S = 10;
 const OPEN_MS = 5000; // for the handshake, or the sound of a call
 const KNOCK_MS = 2500; // without an answer to a call: is the server there, and has no free place? As long for the answer
-const PART_CHARS = 32_768; // of a longer event, in one message
-const PARTS_AT_ONCE = 3; // that the server has not taken: pings come through between them
+const PART_CHARS = 16_384; // of a longer event, in one message
+const PARTS_AT_ONCE = 4; // that the server has not taken: pings come through between them
 const CHECK_MS = 250;
 const PING_MS = 1000; // from an answer to the next ping
 const SILENT_MS = 3000; // without an answer: the page reports it (5 s after the server stopped to answer, at the latest)
@@ -284,19 +284,23 @@ export class Connection extends EventTarget {
    */
   ask(event, isAnswer) {
     const { id, text } = this.#write(event);
-    const answer = () => this.#answer(id, event.type, isAnswer);
-    if (text.length <= PART_CHARS) return this.#put(text) ? answer() : Promise.reject(new Error("There is no connection."));
-    const done = this.uploading.then(() => this.#askInParts(text, answer));
+    if (text.length <= PART_CHARS) return this.#askAtOnce(id, text, event.type, isAnswer);
+    const done = this.uploading.then(() => this.#askInParts(text, () => this.#answer(id, event.type, isAnswer)));
     this.uploading = done.catch(() => {}); // the next one does not care
     return done;
+  }
+
+  #askAtOnce(id, text, type, isAnswer) {
+    return this.#put(text) ? this.#answer(id, type, isAnswer) : Promise.reject(new Error("There is no connection."));
   }
 
   async #askInParts(text, answer) {
     const parts = text.match(new RegExp(`[^]{1,${PART_CHARS}}`, "gu")); // whole characters
     const taken = [];
     const put = (index) => {
-      const isTaken = ({ type, index: which }) => type === "echox.event.taken" && which === index;
-      taken[index] = this.ask({ type: "echox.event.part", index, count: parts.length, text: parts[index] }, isTaken);
+      const type = "echox.event.part";
+      const { id, text: part } = this.#write({ type, index, count: parts.length, text: parts[index] });
+      taken[index] = this.#askAtOnce(id, part, type, (event) => event.type === "echox.event.taken" && event.index === index);
       taken[index].catch(() => {}); // it is waited for below
     };
     const last = parts.length - 1;

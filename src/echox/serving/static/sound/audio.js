@@ -78,9 +78,11 @@ export class Microphone {
   }
 
   async #listen() {
+    let ran = false;
     const context = contextAt(() => {
       if (context !== this.context) return; // it was switched off
-      this.interrupted = context.state !== "running";
+      this.interrupted = ran && context.state !== "running";
+      ran ||= context.state === "running";
       this.onState();
     });
     this.context = context;
@@ -131,7 +133,8 @@ export class Player extends EventTarget {
    */
   async open() {
     if (!this.context) {
-      this.context = contextAt(() => this.dispatchEvent(new CustomEvent("state")));
+      const context = contextAt(() => context === this.context && this.dispatchEvent(new CustomEvent("state")));
+      this.context = context;
       this.#command = (message) => this.early.push(message);
       this.early = [];
       this.opened = this.#build().catch((error) => {
