@@ -19,7 +19,7 @@ from call_client import RATE, Microphone, called, offer_of, on_loopback, post
 from echox.serving.access.security import AccessPolicy
 from echox.serving.protocol.limits import Limits
 from echox.serving.webrtc.ice import IceSettings
-from serving_help import ENVELOPE, Running, nano, order, question, run, running, user_text
+from serving_help import ENVELOPE, Running, connected, nano, order, question, run, running, user_text
 from waiting import wait_until_async
 
 LONG = "Tell me what you know about Brazil?"
@@ -271,6 +271,20 @@ def test_a_full_server_refuses_and_takes_the_next_call_when_one_has_ended():
 
     with running(nano(), Limits(max_sessions=1, max_waiting=0), ice=IceSettings()) as server:
         run(knock(server), 120)
+
+
+def test_a_client_that_leaves_while_it_waits_for_a_place_gets_none():
+    async def knock(server):
+        places = server.service.session_admission
+        async with connected(server), offering() as (_, offer):
+            waiting = asyncio.create_task(post(server, offer))
+            await wait_until_async(lambda: places.num_waiting == 1, "it waits")
+            waiting.cancel()
+            await wait_until_async(lambda: places.num_waiting == 0, "nobody waits")
+        await freed(server)
+
+    with running(nano(), Limits(max_sessions=1, wait_s=100), ice=IceSettings()) as server:
+        run(knock(server), 60)
 
 
 def test_a_retrieved_item_that_is_too_long_for_the_client_comes_without_its_sound(server):
