@@ -187,7 +187,7 @@ def hold_to_talk(page):
     page.locator("body[data-phase=hearing]").wait_for(timeout=SPOKEN)
 
 
-@pytest.mark.parametrize("called", [False])
+@pytest.mark.parametrize("called", [False, WITH_CALLS])
 @pytest.mark.parametrize("again", [True, False], ids=["connected again", "not yet"])
 def test_what_is_said_across_a_broken_connection_is_sent_whole(server, tmp_path, called, again):
     recording = microphone_file(tmp_path, 1.5, "cow")

@@ -29,7 +29,9 @@ const timers = new Timers(byId("timers"), () => player.ring(), (text) => view.an
 const toolbox = new Toolbox(timers, (on) => chooseTheme(on ? "light" : "dark"));
 const dialogue = new Dialogue(connection, player, settings, toolbox);
 const microphone = new Microphone(heard, () => (view.notice(MICROPHONE, "It was unplugged or taken away."), hangUp()), tellMicrophone);
-const hearing = new Hearing(() => microphone.running, () => couldNotHear("No sound comes from"), () => view.removeNotice(UNHEARD));
+const listens = () => microphone.running && (settings.handsFree || held);
+const hearing = new Hearing(listens, () => couldNotHear("No sound comes from"), () => view.removeNotice(UNHEARD));
+let held = false; // whether the talk button is held, in push-to-talk
 let model = "";
 for (const name of ["error", "unhandledrejection"]) {
   window.addEventListener(name, ({ error, reason = error }) => { // what nobody has expected; the browser's own words may show the key
@@ -38,7 +40,6 @@ for (const name of ["error", "unhandledrejection"]) {
   });
 }
 byId("unstarted").remove(); // the notice that the script was not loaded
-let held = false; // whether the talk button is held, in push-to-talk
 let hint = ""; // shown until the next press
 
 // -------------------------------------------------------------------------------------------- talking
