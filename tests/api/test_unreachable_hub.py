@@ -1,8 +1,10 @@
 """A hub that cannot be reached, or a proxy that refuses: every road says so in our words, whatever was raised."""
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from echox.api import EchoX
 from echox.api.loading import embedded_folder, find_model
 from echox.api.parts import Part, read_parts
 from echox.cli.main import app
@@ -31,6 +33,25 @@ def lost(request, monkeypatch):
 def test_a_model(lost):
     with pytest.raises(ValueError, match=rf"owner/name: expected a model folder or a hub id, found neither \({lost}\)"):
         find_model("owner/name")
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_revision_of_a_repository(named, monkeypatch):
+    options = {"revision": "v1", "token": "t", "cache_dir": "c", "local_files_only": True, "force_download": False}
+    asked = []
+
+    def download(name, **found):
+        asked.append((name, found))
+        return str(embedded_folder("nano"))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    model = EchoX.from_pretrained("owner/name", device="cpu", dtype="float16" if named else torch.float16, **options)
+    assert asked == [("owner/name", options)]
+    assert next(model.model.s2t.parameters()).dtype == torch.float16
+    with pytest.raises(ValueError, match="vocoder: expected only with the official release"):
+        EchoX.from_pretrained("owner/name", device="cpu", vocoder="v", **options)
+    with pytest.raises(ValueError, match="dtype: expected one of"):
+        EchoX.from_pretrained(dtype="half")
 
 
 def test_a_part_of_mini(lost, monkeypatch):

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -36,8 +36,12 @@ HEADS = "heads"
 """In a training record: those of the heads beside the weights, by stage."""
 
 
-def find_model(folder_or_id: str | Path | None = None) -> Path:
+def find_model(folder_or_id: str | Path | None = None, **hub: Any) -> Path:
     """The folder of a model: a local one, that of the embedded model, or a snapshot from the hub.
+
+    Args:
+        folder_or_id: see `EchoX.from_pretrained`.
+        **hub: ``revision``, ``token``, ``cache_dir``, ``local_files_only``, ``force_download`` of a hub id.
 
     Raises:
         ValueError: there is no such model.
@@ -62,7 +66,7 @@ def find_model(folder_or_id: str | Path | None = None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name))
+        return Path(snapshot_download(name, **hub))
     except Exception as error:  # a lost connection and a proxy that refuses have many kinds of exceptions
         raise ValueError(f"{name}: expected a model folder or a hub id, found neither ({reason(error)})") from error
 

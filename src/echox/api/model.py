@@ -18,6 +18,7 @@ from echox.api.card import CARD_FILE, folder_card
 from echox.api.folder_files import HUB_PATTERNS, INDEX_FILE, check_state, remove_optional
 from echox.api.loading import TRAINING_RECORD_FILE, WEIGHTS_FILE, find_model, load_folder, training_record
 from echox.api.parts import PARTS_FILE, read_parts, without_parts
+from echox.api.precision import named_precision
 from echox.device import choose_device
 from echox.files import JsonObject, folder_name, save_model, write_tensors, write_text
 from echox.models.decoding.lean_adapter import CONFIG_FILE, LeanAdapter
@@ -25,6 +26,7 @@ from echox.models.decoding.lean_adapter import WEIGHTS_FILE as ADAPTER_WEIGHTS
 from echox.models.echox.configuration_echox import EchoXConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.echox.processing_echox import EchoXProcessor
+from echox.models.pretrained import REPOSITORY_OPTIONS
 from echox.models.quantization.group_int4 import from_group_int4
 from echox.models.quantization.int4_linear import int4_kernel
 from echox.models.quantization.low_bits import INT4, LOW_BITS, quantise_on_cpu
@@ -134,33 +136,37 @@ class EchoX:
         cls,
         folder_or_id: str | Path | None = None,
         device: str = "auto",
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         adapter: str | Path | None = None,
         quantization_config: QuantizationConfigMixin | None = None,
-        **official: Any,
+        **options: Any,
     ) -> EchoX:
         """Load a model folder: weights, processor, chat template, unit language, vocoder, settings.
 
         Args:
             folder_or_id: a folder, a hub id (``owner/name``), or None or "nano" for the embedded model.
             device: "auto" (a GPU if there is one), "cpu", "cuda" ...
-            dtype: of the weights in memory; None: float32 on CPU (weights stored in 4 bits: as they are, without an
-                adapter), and on a GPU the folder's own. Folders may store float16 to be small. ``torch.int8`` and
-                ``torch.int4`` on a CPU: the language model computes with weights in 8 or 4 bits, the rest in float32.
+            dtype: of the weights in memory, also by name ("float16"); None: float32 on CPU (weights stored in 4 bits:
+                as they are, without an adapter), and on a GPU the folder's own. Folders may store float16 to be small.
+                ``torch.int8`` and ``torch.int4`` on a CPU: the language model computes with weights in 8 or 4 bits, the
+                rest in float32.
             adapter: folder or hub id of a PEFT adapter of the language model; `merge_adapter` makes it permanent.
             quantization_config: of transformers, for its language model: ``BitsAndBytesConfig(load_in_4bit=True)``,
                 ``TorchAoConfig`` ...; needs their libraries and hardware.
-            **official: for the official release only: ``audio_tower``, ``vocoder``, ``peft``, ``device_map``; see
-                `models/conversion/load.py`.
+            **options: of a hub id, as in transformers: ``revision``, ``token``, ``cache_dir``, ``local_files_only``,
+                ``force_download``. For the official release only: ``audio_tower``, ``vocoder``, ``peft``,
+                ``device_map``; see `models/conversion/load.py`.
 
         Raises:
             ValueError: no such model, a part of it is missing or damaged, or a setting is not possible on this machine.
         """
         from echox.models.conversion.official import is_official
 
-        folder = find_model(folder_or_id)
+        chosen: torch.dtype | None = named_precision(dtype, None)["dtype"] if isinstance(dtype, str) else dtype
+        repository = {name: options.pop(name) for name in REPOSITORY_OPTIONS if name in options}
+        folder = find_model(folder_or_id, **repository)
         place = choose_device(device)
-        in_memory = torch.float32 if dtype in LOW_BITS or (dtype is None and place.type == "cpu") else dtype
+        in_memory = torch.float32 if chosen in LOW_BITS or (chosen is None and place.type == "cpu") else chosen
         if is_official(folder):
             from echox.models.conversion.load import load_official
 
@@ -169,22 +175,22 @@ class EchoX:
                     f"quantization_config: expected a folder of ours, found the official {folder}; convert it first: "
                     "echox convert SRC DST"
                 )
-            model, processor = load_official(folder, dtype=in_memory, device=place, **official)
+            model, processor = load_official(folder, dtype=in_memory, device=place, **options)
             settings, record = OFFICIAL_SETTINGS, None
-        elif official:
-            raise ValueError(f"{', '.join(official)}: expected only with the official release, found {folder}")
+        elif options:
+            raise ValueError(f"{', '.join(options)}: expected only with the official release, found {folder}")
         else:
             # Weights that were published in 4 bits are computed with as they are, where the CPU can. An adapter is put
             # on floats, before anything is rounded.
-            in_int4 = place.type == "cpu" and adapter is None and (dtype == INT4 or (dtype is None and int4_kernel()))
+            in_int4 = place.type == "cpu" and adapter is None and (chosen == INT4 or (chosen is None and int4_kernel()))
             model, processor = load_folder(folder, place, in_memory, quantization_config, in_int4)
             settings, record = GenerationSettings.load(folder), training_record(folder)
         if model.vocoder is not None:
             model.vocoder.float()  # small, and rounding is audible
         if adapter is not None:
             load_adapter(model, adapter)
-        if dtype in LOW_BITS:
-            quantise_on_cpu(model.s2t.language_model, place, dtype)
+        if chosen in LOW_BITS:
+            quantise_on_cpu(model.s2t.language_model, place, chosen)
         language_model = model.s2t.language_model
         width = int(language_model.config.get_text_config().hidden_size)
         turn_head, talk_head = TurnHead.load(folder, width), TalkHead.load(folder, width)

@@ -20,6 +20,9 @@ else:
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
+REPOSITORY_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+"""Options of transformers' ``from_pretrained`` that say which files of a repository are read, and how they are had."""
+
 
 class TypedPreTrainedModel(PreTrainedModel):
     """transformers' base class, with the type of `to`, which a decorator hides there."""
@@ -29,6 +32,11 @@ class TypedPreTrainedModel(PreTrainedModel):
         def to(self: Model, *args: Any, **kwargs: Any) -> Model:  # type: ignore[override]  # the decorated one takes no `self`
             """As in torch."""
             ...
+
+
+def hub_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the options of a ``from_pretrained`` those that every file of the model is read with, ``subfolder`` too."""
+    return {name: options[name] for name in (*REPOSITORY_OPTIONS, "subfolder") if name in options}
 
 
 def load_with_report(

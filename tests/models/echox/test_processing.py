@@ -7,12 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from transformers import WhisperFeatureExtractor
+from transformers import AutoConfig, ProcessorMixin, WhisperFeatureExtractor
 
 from echox.audio import save_audio
 from echox.data.features.corpus_features import FeatureStore, feature_store, log_mel, pad_features
+from echox.models.echox import processing_echox
 from echox.models.echox.processing_echox import EchoXProcessor
 from echox.models.text.tokenization_text import train_text_tokenizer
+from echox.models.towers.auto import TOWERS, AutoAudioTower
+from echox.models.unit_language import tokenization_auto
 from echox.models.unit_language.tokenization_unit_language import UnitLanguage
 from tolerance import assert_equal_up_to_rounding
 
@@ -75,6 +78,77 @@ def test_conversation_with_two_audios_and_text():
     text = made.tokenizer.decode(inputs["input_ids"][1][inputs["attention_mask"][1].bool()])
     assert text == "<|bos|><|user|><|audio|><|end|><|assistant|>"
     assert inputs["attention_mask"][1, 0] == 0, "generation pads on the left"
+
+
+def test_the_chat_template_makes_the_same_inputs_as_prepare():
+    made = processor()
+    audio = {"type": "audio", "audio": noise(800)}
+    turns = [{"role": "user", "content": [audio, {"type": "text", "text": "is"}]}]
+    for conversation, batch in ((turns, [turns]), ([turns, turns], [turns, turns])):
+        found = made.apply_chat_template(conversation, add_generation_prompt=True, tokenize=True, return_dict=True)
+        wanted = made.prepare(batch, RATE)
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_return_tensors_are_those_asked_for():
+    made = processor()
+    wanted = made("<|audio|>", noise(800), RATE)
+    for kind, of in (("pt", torch.Tensor), ("np", np.ndarray)):
+        found = made(text="<|audio|>", audio=[noise(800)], sampling_rate=RATE, return_tensors=kind, padding=True)
+        assert all(isinstance(value, of) for value in found.values())
+        assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+    for setting in ({"images": [1]}, {"padding": False}, {"max_length": 3}):
+        with pytest.raises(ValueError, match=f"{next(iter(setting))}: expected"):
+            made("Paris.", **setting)
+
+
+@pytest.mark.parametrize("subfolder", ["", "inner"])
+@pytest.mark.parametrize("with_language", [False, True])
+def test_a_subfolder_has_all_parts(tmp_path, subfolder, with_language):
+    processor(language() if with_language else None).save_pretrained(tmp_path / subfolder)
+    again = EchoXProcessor.from_pretrained(tmp_path, subfolder=subfolder)
+    assert (again.unit_language is not None) == with_language
+
+
+def test_every_part_is_read_with_the_same_options_and_a_lost_network_is_an_error(tmp_path, monkeypatch):
+    processor(language()).save_pretrained(tmp_path)
+    options = {"revision": "v1", "token": "t", "cache_dir": "c", "local_files_only": True, "force_download": True}
+    asked = {}
+
+    def cached(name, file, **others):
+        asked[file] = {key: others[key] for key in options if key in others}
+        if file == lost:
+            raise OSError("no network")
+        return str(tmp_path / file) if (tmp_path / file).is_file() else None
+
+    loaded = processor()
+    monkeypatch.setattr(ProcessorMixin, "from_pretrained", classmethod(lambda cls, name, **_: loaded))
+    for module in (processing_echox, tokenization_auto):
+        monkeypatch.setattr(module, "cached_file", cached)
+    lost = None
+    assert EchoXProcessor.from_pretrained("some/model", **options).unit_language is not None
+    assert len(asked) == 2
+    assert all(found == options for found in asked.values())
+    for name in list(asked):
+        lost = name
+        with pytest.raises(OSError, match="no network"):
+            EchoXProcessor.from_pretrained("some/model", **options)
+
+
+@pytest.mark.parametrize("tower", [AutoAudioTower, *TOWERS.values()])
+def test_configuration_and_weights_of_a_tower_are_of_one_revision(tower, monkeypatch):
+    options = {"revision": "v1", "token": "t", "cache_dir": "c", "local_files_only": True, "subfolder": "s"}
+    asked = []
+
+    def configuration(name, **found):
+        asked.append(found)
+        raise OSError("enough")
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", configuration)
+    with pytest.raises(OSError, match="enough"):
+        tower.from_checkpoint("some/tower", dtype=torch.float32, **options)
+    assert asked == [options]
 
 
 @pytest.mark.parametrize("with_language", [False, True])

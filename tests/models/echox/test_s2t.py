@@ -136,6 +136,8 @@ def test_text_only_is_the_plain_language_model():
         written = s2t.language_model.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=6)
     assert torch.equal(plain.logits, ours.logits)
     assert torch.equal(s2t.generate(ids, mask, do_sample=False, max_new_tokens=6), written[:, ids.shape[1] :])
+    none = s2t.generate(ids, mask, generation_config=None, do_sample=False, max_new_tokens=6)
+    assert torch.equal(none, written[:, ids.shape[1] :]), "as in transformers: the model's own"
     right = torch.tensor([[1, 3, 9, 5, 4, 0, 0], [1, 3, 9, 8, 7, 5, 4]])
     assert torch.equal(s2t.generate(right, (right != 0).long(), do_sample=False, max_new_tokens=6), written[:, 7:])
 

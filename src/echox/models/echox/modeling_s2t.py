@@ -449,7 +449,7 @@ class S2TForConditionalGeneration(TypedPreTrainedModel, GenerationMixin):
         if input_features is not None:
             heard = self.encode_audio(input_features, input_features_mask, retokenizer=retokenizer).embeds
         embeds, attention_mask, _ = self.splice(input_ids, attention_mask, heard, padding_side="left")
-        settings = copy.deepcopy(choices.pop("generation_config", self.generation_config))
+        settings = copy.deepcopy(choices.pop("generation_config", None) or self.generation_config)
         others = settings.update(**choices)  # arguments that are not settings: streamer, stopping_criteria, ...
         return run_generate(
             self.language_model,

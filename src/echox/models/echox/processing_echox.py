@@ -21,9 +21,11 @@ from transformers import (
     ProcessorMixin,
     SequenceFeatureExtractor,
 )
+from transformers.utils.generic import TensorType
 from transformers.utils.hub import cached_file
 
 from echox.models.echox.configuration_echox import EchoXConfig, S2TConfig, SpeechEncoderConfig
+from echox.models.pretrained import hub_options
 from echox.models.text.retokenization import Retokenizer
 from echox.models.text.tokenization_text import render_chat
 from echox.models.towers.features import tower_inputs
@@ -32,6 +34,9 @@ from echox.models.unit_language.tokenization_unit_language import UNIT_LANGUAGE_
 
 RECOGNISER_TOKENIZER_FILE = "recogniser_tokenizer.json"
 """Tokenizer of the recogniser, in the format of the library ``tokenizers``."""
+
+_ALWAYS = {"padding": True, "add_special_tokens": False, "images": None, "videos": None}
+"""Settings of transformers' processors that have one value here."""
 
 Conversation = Sequence[Mapping[str, Any]]
 """Messages ``{"role": ..., "content": ...}``: content is a string, or a list of parts ``{"type": "text", "text": str}``
@@ -76,33 +81,43 @@ class EchoXProcessor(ProcessorMixin):
     def __call__(  # type: ignore[override]
         self,
         text: str | Sequence[str],
-        audio: Sequence[np.ndarray] | None = None,
+        audio: np.ndarray | Sequence[np.ndarray] | None = None,
         sampling_rate: int | None = None,
         padding_side: str = "left",
+        return_tensors: str | TensorType | None = "pt",
+        **others: Any,
     ) -> BatchFeature:
         """Texts (chat template applied) and the audios of their placeholders, in reading order.
 
         Args:
             text: one or several prompts.
-            audio: float32 (S,) waveforms.
+            audio: float32 (S,) waveforms, or one alone.
             sampling_rate: of all audios, in hertz; must be the feature extractor's.
             padding_side: "left" to generate, "right" to train.
+            return_tensors: "pt" (also for None: rows are padded), or "np".
+            **others: what transformers' ``apply_chat_template`` hands on: ``padding`` (always True),
+                ``add_special_tokens`` (always False: the template wrote them), ``images`` and ``videos`` (None).
 
         Returns:
             input_ids (B, N), attention_mask (B, N) and, with audio, input_features and input_features_mask of
             `extract_features`.
 
         Raises:
-            ValueError: bad audio or sampling rate (see `extract_features`).
+            ValueError: bad audio or sampling rate (see `extract_features`), or a setting that is not possible here.
         """
+        for name, value in others.items():
+            if name not in _ALWAYS or value != _ALWAYS[name]:
+                possible = ", ".join(f"{name}={only}" for name, only in _ALWAYS.items())
+                raise ValueError(f"{name}: expected at most {possible}, found {name}={value!r}; leave it out")
         texts = [text] if isinstance(text, str) else list(text)
         encoded = self.tokenizer(
             texts, add_special_tokens=False, padding=True, padding_side=padding_side, return_tensors="pt"
         )
         inputs = {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
-        if audio:
-            inputs |= self.extract_features(audio, sampling_rate)
-        return BatchFeature(inputs)
+        if audio is not None and len(audio):
+            waveforms = [audio] if isinstance(audio, np.ndarray) and audio.ndim == 1 else list(audio)
+            inputs |= self.extract_features(waveforms, sampling_rate)
+        return BatchFeature(inputs).convert_to_tensors(return_tensors)
 
     def prepare(
         self, conversations: Sequence[Conversation], sampling_rate: int | None = None, padding_side: str = "left"
@@ -183,19 +198,16 @@ class EchoXProcessor(ProcessorMixin):
         """Load what `save_pretrained` wrote; unit language and recogniser's tokenizer only if there is one.
 
         Code in the folder is not run, unless ``trust_remote_code`` is set.
+
+        Raises:
+            OSError: there is no processor, or the hub could not be asked for a part that is not in the cache.
         """
         kwargs.setdefault("trust_remote_code", False)
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        folder = Path(pretrained_model_name_or_path)
-        chosen = {name: kwargs[name] for name in ("revision", "cache_dir", "subfolder") if name in kwargs}
-        if not folder.is_dir() or (folder / UNIT_LANGUAGE_FILE).exists():
-            try:
-                processor.unit_language = AutoUnitLanguage.from_pretrained(pretrained_model_name_or_path, **chosen)
-            except OSError:
-                if folder.is_dir():
-                    raise
-                processor.unit_language = None  # a repository of a model without speech
-        processor.recogniser_tokenizer = read_recogniser_tokenizer(folder, **chosen)
+        chosen = hub_options(kwargs)
+        if _file_of(pretrained_model_name_or_path, UNIT_LANGUAGE_FILE, **chosen) is not None:
+            processor.unit_language = AutoUnitLanguage.from_pretrained(pretrained_model_name_or_path, **chosen)
+        processor.recogniser_tokenizer = read_recogniser_tokenizer(pretrained_model_name_or_path, **chosen)
         return processor
 
 
@@ -204,11 +216,16 @@ def read_recogniser_tokenizer(folder_or_id: str | os.PathLike[str], **options: A
 
     Args:
         folder_or_id: folder or hub id.
-        **options: ``subfolder``, ``revision``, ``cache_dir``, as in transformers.
+        **options: see `hub_options`.
     """
-    name = str(folder_or_id)
-    path = cached_file(name, RECOGNISER_TOKENIZER_FILE, _raise_exceptions_for_missing_entries=False, **options)
+    path = _file_of(folder_or_id, RECOGNISER_TOKENIZER_FILE, **options)
     return None if path is None else PreTrainedTokenizerFast(tokenizer_file=path)
+
+
+def _file_of(folder_or_id: str | os.PathLike[str], name: str, **options: Any) -> str | None:
+    """A file of a folder or repository; None if there is surely none. Raises OSError if the hub cannot be asked."""
+    path: str | None = cached_file(str(folder_or_id), name, _raise_exceptions_for_missing_entries=False, **options)
+    return path
 
 
 for _config in (SpeechEncoderConfig, S2TConfig, EchoXConfig):

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig, SequenceFeatureExtractor
 
+from echox.models.pretrained import hub_options
 from echox.models.towers.base import AudioTower, Recogniser, TowerSpec
 from echox.models.towers.hubert import HubertTower, Wav2Vec2Tower, WavLMTower
 from echox.models.towers.moonshine import MoonshineTower
@@ -66,7 +67,7 @@ class AutoAudioTower:
         Raises:
             ValueError: a checkpoint of another family, or one without all weights of an encoder.
         """
-        config = AutoConfig.from_pretrained(name_or_path)
+        config = AutoConfig.from_pretrained(name_or_path, **hub_options(kwargs))
         if config.model_type not in TOWERS:
             raise ValueError(
                 f"{name_or_path}: expected a checkpoint of {', '.join(TOWERS)}, found model type {config.model_type!r}"

@@ -25,7 +25,7 @@ from transformers import (
     WavLMModel,
 )
 
-from echox.models.pretrained import load_with_report
+from echox.models.pretrained import hub_options, load_with_report
 from echox.models.towers.base import SAMPLING_RATE, AudioTower, EncodedWindows, TowerOutput, TowerSpec, true_inputs
 from echox.models.towers.waveform_encoder import encoder_frames, run_layers
 from echox.models.towers.windows import Window, cut_windows, join_windows
@@ -70,7 +70,7 @@ class WaveformTower(AudioTower):
     @classmethod
     def from_checkpoint(cls, name_or_path: str | os.PathLike[str], **kwargs: Any) -> WaveformTower:
         """See `AudioTower`: with or without a head."""
-        config = kwargs.pop("config", None) or AutoConfig.from_pretrained(name_or_path)
+        config = kwargs.pop("config", None) or AutoConfig.from_pretrained(name_or_path, **hub_options(kwargs))
         mapping = {r"^(hubert|wav2vec2|wavlm)\.": ""}
         tower, found = load_with_report(cls, name_or_path, config=config, key_mapping=mapping, **kwargs)
         missing = sorted(set(map(str, found["missing_keys"])) - {"masked_spec_embed"})  # used in training only

@@ -24,7 +24,7 @@ from transformers import (
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.moonshine.modeling_moonshine import MoonshineEncoder
 
-from echox.models.pretrained import load_with_report
+from echox.models.pretrained import hub_options, load_with_report
 from echox.models.towers.base import (
     SAMPLING_RATE,
     EncodedWindows,
@@ -83,7 +83,7 @@ class MoonshineTower(MoonshineEncoder, WindowedTower):
     @classmethod
     def from_checkpoint(cls, name_or_path: str | os.PathLike[str], **kwargs: Any) -> MoonshineTower:
         """See `AudioTower`."""
-        config = kwargs.pop("config", None) or AutoConfig.from_pretrained(name_or_path)
+        config = kwargs.pop("config", None) or AutoConfig.from_pretrained(name_or_path, **hub_options(kwargs))
         mapping = {r"^(model\.)?encoder\.": "", r"^(model\.)?decoder\.": "decoder."}
         loaded, found = load_with_report(cls, name_or_path, config=config, key_mapping=mapping, **kwargs)
         if found["missing_keys"]:

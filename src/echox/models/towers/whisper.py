@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder, sinusoids
 
-from echox.models.pretrained import load_with_report
+from echox.models.pretrained import hub_options, load_with_report
 from echox.models.towers.base import AudioTower, TowerOutput, TowerSpec, true_inputs
 
 _HOP_SAMPLES = 160
@@ -80,7 +80,7 @@ class WhisperTower(WhisperEncoder, AudioTower):
         Raises:
             ValueError: it holds no Whisper encoder, or not all of its weights.
         """
-        config = kwargs.pop("config", None) or AutoConfig.from_pretrained(name_or_path)
+        config = kwargs.pop("config", None) or AutoConfig.from_pretrained(name_or_path, **hub_options(kwargs))
         if not isinstance(config, WhisperConfig):
             raise ValueError(f"{name_or_path}: expected a Whisper checkpoint, found model type {config.model_type!r}")
         mapping = {r"^(model\.)?encoder\.": "", r"^(model\.)?decoder\.": "decoder."}
