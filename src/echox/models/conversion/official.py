@@ -289,6 +289,8 @@ def open_official(
             "hub id (audio_tower=, --audio-tower)"
         )
     # What is small comes first: nobody waits for 19 GB to hear that a part is missing.
+    if peft is not None:
+        find_file(peft, "adapter_config.json")
     vocoder_config, vocoder_tensors = open_vocoder(_vocoder_files(folder_or_id, vocoder))
     whisper = WhisperConfig.from_dict(read_json(whisper_config))
     config = official_config(values, whisper, vocoder_config, audio_token_id, masked_token_id)
