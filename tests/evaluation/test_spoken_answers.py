@@ -93,7 +93,7 @@ def test_one_run_gives_t2t_s2t_s2s_their_ratios_and_a_control(questions, tmp_pat
     assert found["s2t"]["acc_strict"]["mean"] == pytest.approx(5 / 6)
     assert found["s2t_over_t2t"]["mean"] == pytest.approx(5 / 6)
     assert found["s2s_over_s2t"]["mean"] == pytest.approx(3 / 5)
-    assert found["s2s_over_s2t"]["low"] < 3 / 5 < found["s2s_over_s2t"]["high"] <= 1.0
+    assert found["s2s_over_s2t"]["low"] < 3 / 5 < found["s2s_over_s2t"]["high"]
     assert found["control"] == "loud/voice"
     assert found["control_wer"]["mean"] == 0.0
     assert found["control_wer"]["count"] == 5  # what the voice cannot say is compared with nothing
@@ -103,7 +103,7 @@ def test_one_run_gives_t2t_s2t_s2s_their_ratios_and_a_control(questions, tmp_pat
     speech = [record["audio"] for record in read_lines(run / "qa" / "control.jsonl") if record["audio"]]
     assert all((run / "qa" / audio).is_file() for audio in speech)
     shown = render(score_run(run))
-    assert "| qa | 100.0 % (100.0 % to 100.0 %) |" in shown
+    assert f"| qa | 100.0 % ({100 * 0.025 ** (1 / 5):.1f} % to 100.0 %) |" in shown  # Clopper and Pearson, 5 of 5
     assert "| control_wer |" in shown
 
 
@@ -117,9 +117,7 @@ def test_what_was_spoken_and_judged_is_not_repeated(questions, tmp_path, monkeyp
     assert "t2t" not in first["tasks"]["qa"]
 
 
-@pytest.mark.parametrize(
-    ("language", "spoken"), [("en", "the paper kept five notes"), ("de", "the paper kept 5 notes")]
-)
+@pytest.mark.parametrize(("language", "spoken"), [("en", "it kept five notes"), ("de", "it kept 5 notes")])
 def test_the_control_is_read_by_the_rules_of_the_models_language(language, spoken, tmp_path, monkeypatch):
     heard = []
     voice = Loud()

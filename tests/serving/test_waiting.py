@@ -11,8 +11,8 @@ import pytest
 from waiting import wait_until, wait_until_async
 
 HERE = Path(__file__).parent
-HELPERS = ("serving_help.py", "web_page.py", "browser.py")
-FILES = [*sorted(HERE.rglob("*.py")), *(HERE.parent / name for name in HELPERS)]
+HELPERS = ("serving/access/raw_clients.py", "serving_help.py", "web_page.py", "browser.py")
+FILES = [*sorted(HERE.rglob("test_*.py")), *(HERE.parent / name for name in HELPERS)]
 WAITS = ("sleep", "wait_for_timeout")
 REASON = "# fixed time: "
 
