@@ -103,7 +103,7 @@ def test_one_run_gives_t2t_s2t_s2s_their_ratios_and_a_control(questions, tmp_pat
     speech = [record["audio"] for record in read_lines(run / "qa" / "control.jsonl") if record["audio"]]
     assert all((run / "qa" / audio).is_file() for audio in speech)
     shown = render(score_run(run))
-    assert f"| qa | 100.0 % ({100 * 0.025 ** (1 / 5):.1f} % to 100.0 %) |" in shown  # Clopper and Pearson, 5 of 5
+    assert f"| qa | 100.0 % ({100 * 0.025 ** (1 / 6):.1f} % to 100.0 %) |" in shown  # Clopper and Pearson, 6 of 6
     assert "| control_wer |" in shown
 
 
