@@ -51,7 +51,7 @@ class Parrot:
         self.text, self.fails, self.asked = text, fails, 0
         self.waveform = np.ones(8000, np.float32) * 0.1 if waveform is None else waveform
         self.model = torch.nn.Linear(1, 1)
-        self.model.config = SimpleNamespace(to_json_string=lambda: text)
+        self.model.config = SimpleNamespace(to_json_string=lambda: text, spoken_language="en")
         self.settings, self.adapters = GenerationSettings(), {}
         self.engine = SimpleNamespace(output_sampling_rate=16000)
 
