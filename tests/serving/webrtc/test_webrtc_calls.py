@@ -287,10 +287,10 @@ def test_a_client_that_leaves_while_it_waits_for_a_place_gets_none():
         run(knock(server), 60)
 
 
-def test_a_retrieved_item_that_is_too_long_for_the_client_comes_without_its_sound(server):
+def test_a_retrieved_item_that_is_too_long_for_the_client_comes_without_its_sound():
     """@openai/agents retrieves each turn after its transcript; 262,144 bytes are four seconds of sound."""
 
-    async def talk():
+    async def talk(server):
         quiet = {"input": {"turn_detection": None, "transcription": {"model": "x"}}}
         async with called(server, audio=quiet) as client:
             for sound, whole in ((question(0)[-36000:], True), (question(0, tail_s=6.0), False)):
@@ -306,7 +306,8 @@ def test_a_retrieved_item_that_is_too_long_for_the_client_comes_without_its_soun
                 assert ("audio" in content) == whole
         await freed(server)
 
-    run(talk(), 120)
+    with running(nano(), ice=IceSettings()) as server:  # others have stopped the model that all share
+        run(talk(server), 120)
 
 
 @pytest.mark.parametrize("fragment_bytes", [1160, 1])
