@@ -97,7 +97,7 @@ def test_a_language_model_writes_nearly_the_same(kernel):
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_nano_answers_as_in_float32(kernel):
     questions = [item.turns[0].text for item in read_dialogues(embedded_heldout() / "text" / "dialogues.jsonl")][:200]
-    assert len(questions) == 200
+    assert len(questions) > 190  # the sealed ones are left out
     plain, small = EchoX.from_pretrained(device="cpu"), EchoX.from_pretrained(device="cpu")
     language_model = small.model.s2t.language_model
     assert to_int8_linears(language_model, language_model.get_output_embeddings(), kernel) > 0
