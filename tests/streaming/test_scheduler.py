@@ -443,7 +443,7 @@ next(stream)
 model.scheduler.start()
 next(other)
 """
-    folder = TESTS
+    folder = TESTS / "tiny"
     done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
 
