@@ -57,7 +57,7 @@ def test_a_spoken_question_is_answered_aloud(server, tmp_path):
         assert heard_s(page) > 0.5 * whole  # it really came out
         page.get_by_text("Figures").click()
         first_audio_s = float(page.locator("#first-audio").inner_text().split()[0])
-        assert 0.5 < first_audio_s < 15  # at least the pause that ends a turn
+        assert 0.15 < first_audio_s < 15  # at least the shortest pause that ends a turn
         assert float(page.locator("#rtf").inner_text()) > 0
         assert page.locator("#connection").inner_text() == "Connected"
 
