@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from echox.streaming.events import HeardWord
-from echox.streaming.reply_text.token_text import IncrementalDetokenizer
+from echox.streaming.reply_text.token_text import token_texts
 
 
 def heard_words(
@@ -49,10 +49,7 @@ def heard_words(
 
 def _spans(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[tuple[int, int, int]]) -> list[tuple[str, int, int]]:
     """White-space words: text, first frame, frame after the last; marks around a word have no sound."""
-    detokenizer = IncrementalDetokenizer(tokenizer)
-    pieces = [detokenizer.push(token_id) for token_id, _, _ in tokens]
-    if pieces:
-        pieces[-1] += detokenizer.flush()
+    pieces = token_texts(tokenizer, [token_id for token_id, _, _ in tokens])
     token_of = [token for token, piece in zip(tokens, pieces, strict=True) for _ in piece]  # of each character
     found = []
     for word in re.finditer(r"\S+", "".join(pieces)):

@@ -28,7 +28,7 @@ from echox.models.conversion.checkpoint import (
 )
 from echox.models.conversion.code_hifigan import PUBLIC_VOCODER, VocoderFiles, find_vocoder, open_vocoder
 from echox.models.conversion.hub_files import find_file, is_hub_id
-from echox.models.conversion.peft_folder import merge_peft
+from echox.models.conversion.peft_folder import merge_peft, open_peft
 from echox.models.echox.configuration_echox import EchoXConfig, S2TConfig
 from echox.models.echox.modeling_echox import EchoXForConditionalGeneration
 from echox.models.t2c.configuration_t2c import UnitDecoderConfig
@@ -289,15 +289,14 @@ def open_official(
             "hub id (audio_tower=, --audio-tower)"
         )
     # What is small comes first: nobody waits for 19 GB to hear that a part is missing.
-    if peft is not None:
-        find_file(peft, "adapter_config.json")
+    lora = None if peft is None else open_peft(peft)
     vocoder_config, vocoder_tensors = open_vocoder(_vocoder_files(folder_or_id, vocoder))
     whisper = WhisperConfig.from_dict(read_json(whisper_config))
     config = official_config(values, whisper, vocoder_config, audio_token_id, masked_token_id)
     whisper_tensors = _encoder(open_checkpoint(whisper_place))
     released = open_checkpoint(folder_or_id)
-    if peft is not None:
-        released = merge_peft(released, peft)
+    if lora is not None:
+        released = merge_peft(released, lora)
     sources = {"release": released, "whisper": whisper_tensors, "vocoder": vocoder_tensors}
     places = {"release": str(folder_or_id), "whisper": str(whisper_place), "vocoder": "unit vocoder"}
     tensors = match_tensors(config, sources, places)

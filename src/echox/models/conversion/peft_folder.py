@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,15 +20,26 @@ _FILES = (WEIGHTS_FILE, "adapter_model.bin")
 _UNSUPPORTED = ("use_dora", "lora_bias", "trainable_token_indices", "alora_invocation_tokens")
 
 
-def merge_peft(stored: dict[str, StoredTensor], folder_or_id: str | os.PathLike[str]) -> dict[str, StoredTensor]:
-    """The checkpoint with ``W + scale * B A`` for every W of the LoRA; no tensor is read yet.
+@dataclass(frozen=True)
+class PeftFolder:
+    """A plain LoRA of peft, whose tensors are not read yet.
 
-    Args:
-        stored: of the base model, under the names that the LoRA was trained on.
-        folder_or_id: holds ``adapter_config.json`` and ``adapter_model.safetensors`` (or ``.bin``).
+    Attributes:
+        place: folder or hub id, for messages.
+        config: of ``adapter_config.json``.
+        tensors: by name, without peft's prefix.
+    """
+
+    place: str
+    config: JsonObject
+    tensors: dict[str, StoredTensor]
+
+
+def open_peft(folder_or_id: str | os.PathLike[str]) -> PeftFolder:
+    """The LoRA in a folder with ``adapter_config.json`` and ``adapter_model.safetensors`` (or ``.bin``).
 
     Raises:
-        ValueError: no LoRA, one of an unknown kind, or one that does not fit; the message lists all names.
+        ValueError: no LoRA, or one of an unknown kind.
     """
     config_path = find_file(folder_or_id, CONFIG_FILE)
     weights = find_first(folder_or_id, _FILES)
@@ -39,7 +51,21 @@ def merge_peft(stored: dict[str, StoredTensor], folder_or_id: str | os.PathLike[
         raise ValueError(
             f"{config_path}: expected a plain LoRA, found {', '.join(map(str, found))}; merge it with peft"
         )
-    adapters = {name.removeprefix(PREFIX): tensor for name, tensor in open_weights(weights).items()}
+    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in open_weights(weights).items()}
+    return PeftFolder(str(folder_or_id), config, tensors)
+
+
+def merge_peft(stored: dict[str, StoredTensor], lora: PeftFolder) -> dict[str, StoredTensor]:
+    """The checkpoint with ``W + scale * B A`` for every W of the LoRA; no tensor is read yet.
+
+    Args:
+        stored: of the base model, under the names that the LoRA was trained on.
+        lora: see `open_peft`.
+
+    Raises:
+        ValueError: it does not fit; the message lists all names.
+    """
+    adapters = lora.tensors
     downs = {name.removesuffix(".lora_A.weight") for name in adapters if name.endswith(".lora_A.weight")}
     merged, used, misfits = dict(stored), set(), []
     for module in sorted(downs):
@@ -53,7 +79,7 @@ def merge_peft(stored: dict[str, StoredTensor], folder_or_id: str | os.PathLike[
         if (up.shape[0], down.shape[1]) != base.shape or up.shape[1] != down.shape[0]:
             misfits.append(f"{a} (for {base.shape}: found {up.shape} x {down.shape})")
             continue
-        merged[f"{module}.weight"] = _merged(base, down, up, _scale(config, module, down.shape[0]))
+        merged[f"{module}.weight"] = _merged(base, down, up, _scale(lora.config, module, down.shape[0]))
     for name in sorted(set(adapters) - used):  # modules that were trained as a whole (modules_to_save)
         plain = name.replace(".modules_to_save.", ".")
         if plain in stored and stored[plain].shape == adapters[name].shape:
@@ -62,7 +88,7 @@ def merge_peft(stored: dict[str, StoredTensor], folder_or_id: str | os.PathLike[
             misfits.append(name)
     if misfits:
         raise ValueError(
-            f"{folder_or_id}: expected a LoRA of this model, found {len(misfits)} tensors that do not "
+            f"{lora.place}: expected a LoRA of this model, found {len(misfits)} tensors that do not "
             f"fit: {', '.join(misfits)}"
         )
     return merged

@@ -401,9 +401,9 @@ def test_peft_folder_is_merged_as_peft_merges_it(tmp_path):
     )
     tuned.save_pretrained(tmp_path)
     expected = tuned.merge_and_unload().state_dict()
-    from echox.models.conversion.peft_folder import merge_peft
+    from echox.models.conversion.peft_folder import merge_peft, open_peft
 
-    merged = merge_peft(in_memory(weights), tmp_path)
+    merged = merge_peft(in_memory(weights), open_peft(tmp_path))
     for name, value in expected.items():
         torch.testing.assert_close(merged[name].load(), value, atol=1e-6, rtol=0)
     assert not torch.equal(
@@ -411,7 +411,7 @@ def test_peft_folder_is_merged_as_peft_merges_it(tmp_path):
     )
     del weights["model.layers.0.self_attn.q_proj.weight"]
     with pytest.raises(ValueError, match=r"model\.layers\.0\.self_attn\.q_proj\.lora_A\.weight"):
-        merge_peft(in_memory(weights), tmp_path)
+        merge_peft(in_memory(weights), open_peft(tmp_path))
 
 
 # --------------------------------------------------------------------------------------------------- unit words

@@ -113,4 +113,9 @@ class ResponseOutput:
         return {**self._place(), "item_id": self._items[-1]["id"], "content_index": 0}
 
     def _part(self) -> JsonObject:
-        return {"type": "output_text", "text": self._text, "annotations": [], "logprobs": []}
+        return text_part(self._text)
+
+
+def text_part(text: str) -> JsonObject:
+    """Text of a reply, as the Responses API has it."""
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}

@@ -15,6 +15,7 @@ from echox.serving.protocol.conversation import Content, ConversationItem
 from echox.serving.protocol.events import EventError, shorten
 from echox.serving.protocol.json_input import JsonObject
 from echox.serving.rest.common import RequestError, error_response
+from echox.serving.rest.responses.output import text_part
 from echox.serving.service.service import Service
 
 _LIST_PARAMETERS = ("after", "limit", "order", "include")
@@ -110,5 +111,5 @@ def _shown_part(part: Content, role: str) -> JsonObject:
     if part.audio is not None:
         return {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}
     if role == "assistant":
-        return {"type": "output_text", "text": part.text or "", "annotations": [], "logprobs": []}
+        return text_part(part.text or "")
     return {"type": "input_text", "text": part.text or ""}
